@@ -1,0 +1,27 @@
+"""Recurrent layers with the dropout of Zaremba et al. (2014); usable alone in anybody's PyTorch code."""
+
+from regrnn.nn.cells import GRUCell, LSTMCell, RNNCell
+from regrnn.nn.corruption import CorruptionCount, corruption_count
+from regrnn.nn.functional import gru_step, lstm_step, rnn_step, run_layer
+from regrnn.nn.layers import GRU, LSTM, RNN
+from regrnn.nn.loss import softmax_cross_entropy, token_log_probabilities
+from regrnn.nn.regularization import Regularization, draw_mask
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "CorruptionCount",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "Regularization",
+    "corruption_count",
+    "draw_mask",
+    "gru_step",
+    "lstm_step",
+    "rnn_step",
+    "run_layer",
+    "softmax_cross_entropy",
+    "token_log_probabilities",
+]

@@ -1,0 +1,123 @@
+"""Where dropout strikes a recurrent layer, how often, and how its masks are drawn.
+
+D is the dropout operator of *Recurrent Neural Network Regularization* (Zaremba, Sutskever, Vinyals, 2014,
+arXiv 1409.2329): it sets units to zero at random. Here it is inverted dropout: kept units are scaled by
+1 / (1 - rate), so that a network in eval mode needs no correction.
+
+Shape suffixes: T time, B batch, F features.
+"""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+MaskKind = Literal["step", "sequence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regularization:
+    """Rates of dropout at every place of a stack of recurrent layers, and the life of its masks.
+
+    A rate is the probability, in [0, 1), of setting a unit to zero.
+
+    Attributes:
+        input: rate on the input of the first layer, ``D(h[t]^0)`` in the paper.
+        between: rate on what goes from one layer to the next, ``D(h[t]^l)`` for 0 < l < L.
+        output: rate on the output of the last layer, ``D(h[t]^L)``.
+        recurrent: rate on ``h[t-1]^l`` where it enters the recurrent product. The paper has 0 here.
+        masks: ``"step"`` draws a fresh mask for each time step and sequence (the paper); ``"sequence"`` draws
+            one for each sequence and call and holds it over time (Gal and Ghahramani, 2016, arXiv
+            1512.05287).
+        recurrent_masks: the same choice for the recurrent state; None means as ``masks``.
+
+    Raises:
+        ValueError: a rate is not a number in [0, 1), or a kind of mask is unknown.
+    """
+
+    input: float = 0.0
+    between: float = 0.0
+    output: float = 0.0
+    recurrent: float = 0.0
+    masks: MaskKind = "step"
+    recurrent_masks: MaskKind | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("input", "between", "output", "recurrent"):
+            object.__setattr__(self, name, _checked_rate(name, getattr(self, name)))
+        for name, kinds in (
+            ("masks", get_args(MaskKind)),
+            ("recurrent_masks", (*get_args(MaskKind), None)),
+        ):
+            kind = getattr(self, name)
+            if kind not in kinds:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, kinds))}, got {kind!r}")
+
+    @classmethod
+    def paper(cls, p: float) -> Regularization:
+        """The paper's D at all L + 1 non-recurrent sites, fresh for each step: what ``dropout=p`` means."""
+        return cls(input=p, between=p, output=p)
+
+    @classmethod
+    def standard(cls, p: float) -> Regularization:
+        """Standard dropout, which the paper argues against: D also on the recurrent state, at every step."""
+        return cls(input=p, between=p, output=p, recurrent=p)
+
+    @classmethod
+    def variational(cls, p: float) -> Regularization:
+        """Gal and Ghahramani (2016): D at all sites and on the recurrent state, one mask a sequence."""
+        return cls(input=p, between=p, output=p, recurrent=p, masks="sequence")
+
+    @property
+    def name(self) -> str:
+        """What the scheme is called: none, paper, standard, variational; custom for anything else."""
+        rate = max(self.input, self.between, self.output, self.recurrent)
+        if rate == 0:
+            return "none"
+        for name in ("paper", "standard", "variational"):
+            if self == getattr(type(self), name)(rate):
+                return name
+        return "custom"
+
+
+def as_regularization(dropout: float | Regularization) -> Regularization:
+    """The `Regularization` that the ``dropout`` argument of a layer stands for: a number p is the paper's."""
+    if isinstance(dropout, Regularization):
+        return dropout
+    return Regularization.paper(_checked_rate("dropout", dropout))
+
+
+def draw_mask(
+    rate: float,
+    T: int,
+    B: int,
+    F: int,
+    kind: MaskKind,
+    generator: torch.Generator | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Draws one mask of inverted dropout: entries are 0 with probability `rate`, else 1 / (1 - rate).
+
+    Args:
+        rate: in [0, 1).
+        T, B, F: time steps, sequences, features.
+        kind: ``"step"`` or ``"sequence"``, see `Regularization`.
+        generator: where the randomness comes from; None is torch's global generator of `device`.
+
+    Returns:
+        (T, B, F) for ``"step"``, (1, B, F) for ``"sequence"``.
+    """
+    mask = torch.empty(T if kind == "step" else 1, B, F, device=device, dtype=dtype)
+    return mask.bernoulli_(1.0 - rate, generator=generator).div_(1.0 - rate)
+
+
+def _checked_rate(name: str, rate: object) -> float:
+    # A bool is a number to Python, and NaN fails the comparison.
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0.0 <= float(rate) < 1.0:
+        raise ValueError(f"{name} must be a rate in [0, 1), got {rate!r}")
+    return float(rate)
