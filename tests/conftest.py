@@ -1,0 +1,60 @@
+"""What every test is given: a cache of its own; and, made once, a tiny text and a tiny trained run."""
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`REGRNN_CACHE`, a folder that is not there yet: no test finds or leaves anything in the user's."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{next(_numbers)}"
+    monkeypatch.setenv("REGRNN_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 lines of 15 types; the validation and test parts each have a word that the training part has not."""
+    draw = random.Random(1)
+    nouns, verbs, adjectives = ["dog", "cat", "bird", "fox"], ["sees", "hears", "likes"], ["red", "old", "big"]
+    lines = []
+    for number in range(300):
+        noun = {250: "yak", 290: "emu"}.get(number, draw.choice(nouns))
+        lines.append(f"the {draw.choice(adjectives)} {noun} {draw.choice(verbs)} the {draw.choice(nouns)} .")
+    path = tmp_path_factory.mktemp("text") / "tiny.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model of `tiny_text`, trained for two epochs. Not to be changed: copy it first."""
+    import torch
+
+    from regrnn.cli.main import run
+
+    threads = torch.get_num_threads()
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    settings = {
+        "data.punctuation": "attached",
+        "data.min-frequency": "1",
+        "data.batch-size": "4",
+        "data.steps": "10",
+        "model.hidden-size": "16",
+        "model.num-layers": "1",
+        "model.dropout": "0.1",
+        "model.init": "0.1",
+        "training.epochs": "2",
+        "training.patience": "none",
+    }
+    flags = [part for key, value in settings.items() for part in (f"--{key}", value)]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("REGRNN_CACHE", str(tmp_path_factory.mktemp("cache-of-tiny-run")))
+        assert run(["train", "language", "--data", str(tiny_text), "--out", str(out), "--threads", "1", *flags]) == 0
+    torch.set_num_threads(threads)
+    return out
