@@ -1,0 +1,1 @@
+"""The language model of the paper's section 4.1."""

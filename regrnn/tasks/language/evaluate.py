@@ -1,0 +1,68 @@
+"""Perplexity over every word of a text, as one contiguous stream at batch 1 with the state carried.
+
+Shapes: T time, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regrnn.data.stream import TokenStream
+from regrnn.nn.loss import token_log_probabilities
+from regrnn.tasks.language.model import LanguageModel, State
+from regrnn.tasks.protocol import Evaluation
+
+WINDOW = 1000
+"""Steps read at once; the figures do not depend on it, since the state is carried."""
+
+TRAIN_PREDICTIONS = 20_000
+"""`train_` figures are taken on this many predictions from the beginning of the training text."""
+
+
+def log_probabilities(models: Sequence[LanguageModel], ids: np.ndarray) -> Iterator[Tensor]:
+    """ln p of ids[1], ids[2], ... given all before, a window at a time: (T,) float64 each, in flat memory.
+
+    Several models are averaged: their probabilities, per prediction.
+    """
+    states: list[State] = [{} for _ in models]
+    device = next(models[0].parameters()).device
+    with torch.no_grad():
+        for start in range(0, len(ids) - 1, WINDOW):
+            window = torch.from_numpy(ids[start : start + WINDOW + 1].astype(np.int64)).to(device)
+            rows = []
+            for index, model in enumerate(models):
+                h_TBH, states[index] = model.features(window[:-1, None], states[index])
+                rows.append(
+                    token_log_probabilities(h_TBH[:, 0], model.decoder.weight, model.decoder.bias, window[1:]).double()
+                )
+            yield torch.logsumexp(torch.stack(rows), 0) - math.log(len(rows))
+
+
+def evaluate(models: Sequence[LanguageModel], stream: TokenStream, *, part: int | None = None) -> Evaluation:
+    """Score every token of `stream` but the first, which nothing precedes.
+
+    `part`: only that many predictions from the beginning. The perplexity is per token; for characters and BPE the
+    whole stream also gets `word_perplexity` (per white-space word, a line's end counting as one) and
+    `bits_per_character` (a line's end counting as one), so that tokenisers compare.
+    """
+    for model in models:
+        model.eval()
+    predictions = min(len(stream) - 1, part or len(stream))
+    total = -sum(window.sum().item() for window in log_probabilities(models, stream.ids[: predictions + 1]))
+    figures = {"perplexity": _exp(total / predictions)}
+    if part is None:
+        if stream.words != len(stream):  # tokens are not words
+            figures["word_perplexity"] = _exp(total / stream.words)
+        if not stream.unknown:
+            figures["bits_per_character"] = total / math.log(2) / stream.characters
+    protocol = "one contiguous stream, batch 1, state carried, every token but the first"
+    if part is not None:
+        protocol += f", the first {predictions:,} predictions"
+    return Evaluation(figures, predictions, protocol)
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf

@@ -1,0 +1,87 @@
+"""The language model of the paper: embedding, deep LSTM with D at its L + 1 sites, softmax.
+
+Shapes: T time, B batch, E embedding, H hidden, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regrnn.nn import GRU, LSTM, RNN, Regularization
+from regrnn.nn.regularization import as_regularization
+
+State = dict[str, Tensor]
+
+LARGEST = 1_000_000
+"""Of a size: anything above is a slip of the finger."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The `[model]` section of a language recipe."""
+
+    cell: Literal["lstm", "gru", "rnn"] = "lstm"
+    hidden_size: int = 200
+    num_layers: int = 2
+    embedding_size: int | None = None
+    """none: as `hidden_size`."""
+    dropout: float | Regularization = 0.0
+    """A rate: the paper's D at all L + 1 sites. A table: the fields of `regrnn.Regularization`."""
+    tied: bool = False
+    """Share the embedding and the softmax's weights (Press and Wolf 2017)."""
+    init: float = 0.1
+    """All parameters start uniform in +- this."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "embedding_size"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= LARGEST:
+                raise ValueError(f"{name} = {value} must be from 1 to {LARGEST:,}")
+        if self.init <= 0:
+            raise ValueError(f"init = {self.init} must be above 0")
+        if self.tied and self.embedding_size not in (None, self.hidden_size):
+            raise ValueError(
+                f"tied = true needs embedding_size = hidden_size, and they are {self.embedding_size} and "
+                f"{self.hidden_size}; leave embedding_size out"
+            )
+        as_regularization(self.dropout)  # refuses a rate outside [0, 1)
+
+
+class LanguageModel(nn.Module):
+    """p(next token | all tokens before it)."""
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        embedding_size = config.embedding_size or config.hidden_size
+        layers: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+        self.encoder = nn.Embedding(vocabulary_size, embedding_size)
+        self.rnn = layers[config.cell](embedding_size, config.hidden_size, config.num_layers, dropout=config.dropout)
+        self.decoder = nn.Linear(config.hidden_size, vocabulary_size)
+        if config.tied:
+            self.decoder.weight = self.encoder.weight
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -config.init, config.init)
+
+    def features(self, tokens_TB: Tensor, state: State) -> tuple[Tensor, State]:
+        """The top layer's h_TBH after D, and the state to go on from; an empty state is zero."""
+        h_TBH, final = self.rnn(self.encoder(tokens_TB), unpack_state(state))
+        return h_TBH, pack_state(final)
+
+    def forward(self, tokens_TB: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Logits (T, B, V) for the token after each, and the state to go on from."""
+        h_TBH, state = self.features(tokens_TB, state or {})
+        return F.linear(h_TBH, self.decoder.weight, self.decoder.bias), state
+
+
+def unpack_state(state: State) -> Tensor | tuple[Tensor, Tensor] | None:
+    """The form in which layers take a state."""
+    if not state:
+        return None
+    return (state["h"], state["c"]) if "c" in state else state["h"]
+
+
+def pack_state(state: Tensor | tuple[Tensor, Tensor]) -> State:
+    """A layer's state by name: `h` (L, B, H), and `c` of an LSTM."""
+    return {"h": state} if isinstance(state, Tensor) else {"h": state[0], "c": state[1]}

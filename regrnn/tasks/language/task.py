@@ -1,0 +1,109 @@
+"""The language model as the loop sees it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from regrnn.data.stream import Windows
+from regrnn.data.vocabulary import from_json
+from regrnn.errors import RegrnnError
+from regrnn.nn.loss import softmax_cross_entropy
+from regrnn.nn.regularization import as_regularization
+from regrnn.tasks.language.data import Corpus, DataConfig, encode, find_sources, read_corpus
+from regrnn.tasks.language.evaluate import TRAIN_PREDICTIONS, evaluate
+from regrnn.tasks.language.model import LanguageModel, ModelConfig, State
+from regrnn.tasks.language.trained import TrainedLanguageModel
+from regrnn.tasks.protocol import Evaluation, Figure, Loss
+
+
+class LanguageTask:
+    """Truncated back-propagation through time over a contiguous text (see `regrnn.tasks.protocol.Task`)."""
+
+    name: ClassVar[str] = "language"
+    sections: ClassVar[Mapping[str, type]] = {"data": DataConfig, "model": ModelConfig}
+    figure: ClassVar[Figure] = Figure("perplexity", lower_is_better=True)
+    unit: ClassVar[str] = "tokens"
+
+    def __init__(self, corpus: Corpus, data: DataConfig, model: ModelConfig) -> None:
+        self.corpus = corpus
+        self.config = model
+        self.windows = Windows(corpus.streams["train"], data.batch_size, data.steps)
+
+    @classmethod
+    def prepare(cls, sections: Mapping[str, Any]) -> Self:
+        """Read the corpus that `[data]` names."""
+        return cls(read_corpus(sections["data"]), sections["data"], sections["model"])
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """sha256 of each split."""
+        return self.corpus.fingerprint
+
+    @property
+    def batches(self) -> int:
+        """Windows in an epoch."""
+        return len(self.windows)
+
+    @property
+    def description(self) -> str:
+        """The data in a line or two, for a person."""
+        counts = ", ".join(f"{split} {len(stream):,}" for split, stream in self.corpus.streams.items())
+        return f"{self.corpus.description}\n{counts} tokens; {len(self.corpus.vocabulary):,} types"
+
+    @property
+    def regularization(self) -> str:
+        """What the result files call the model's dropout."""
+        return as_regularization(self.config.dropout).name
+
+    def build_model(self) -> LanguageModel:
+        """Drawn from torch's global generator."""
+        return LanguageModel(self.config, len(self.corpus.vocabulary))
+
+    def batch(self, epoch: int, position: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (T, B) of window `position`; every epoch reads the text in the same order."""
+        x_TB, y_TB = self.windows[position]
+        return torch.from_numpy(x_TB).to(device), torch.from_numpy(y_TB).to(device)
+
+    def loss(self, model: LanguageModel, batch: tuple[Tensor, Tensor], state: State) -> Loss:
+        """The paper's: summed over time, averaged over the batch (Zaremba et al.'s code; PAPER's trap 1)."""
+        x_TB, y_TB = batch
+        h_TBH, state = model.features(x_TB, state)
+        total = softmax_cross_entropy(h_TBH.flatten(0, 1), model.decoder.weight, model.decoder.bias, y_TB.flatten())
+        return Loss(total, normaliser=x_TB.shape[1], predictions=y_TB.numel(), state=state)
+
+    def evaluate(self, model: LanguageModel, split: str) -> Evaluation:
+        """Perplexity by the one protocol, whatever the training batch and window."""
+        part = TRAIN_PREDICTIONS if split == "train" else None
+        return evaluate([model], self.corpus.streams[split], part=part)
+
+    def checkpoint_files(self) -> dict[str, str]:
+        """The vocabulary, without which the weights mean nothing."""
+        return {"vocabulary.json": json.dumps(self.corpus.vocabulary.to_json(), ensure_ascii=False)}
+
+    @classmethod
+    def restore(cls, sections: Mapping[str, Any], texts: Mapping[str, str]) -> TrainedLanguageModel:
+        """A model of the checkpoint's sizes with its vocabulary."""
+        try:
+            vocabulary = from_json(json.loads(texts["vocabulary.json"]))
+        except KeyError:
+            raise RegrnnError("vocabulary.json is missing") from None
+        except ValueError as error:
+            raise RegrnnError(f"vocabulary.json: not valid JSON ({error})") from None
+        return TrainedLanguageModel(LanguageModel(sections["model"], len(vocabulary)), vocabulary)
+
+    @classmethod
+    def evaluate_trained(cls, members: Sequence[TrainedLanguageModel], data: str, split: str) -> Evaluation:
+        """Perplexity on a split of `data` in the members' own vocabulary."""
+        vocabulary = members[0].vocabulary
+        for member in members[1:]:
+            if member.vocabulary.to_json() != vocabulary.to_json():
+                raise RegrnnError("the runs have different vocabularies; their predictions cannot be averaged")
+        source = find_sources(data)[split]
+        return evaluate([member.model for member in members], encode({split: source}, vocabulary)[split])
+
+
+TASK = LanguageTask

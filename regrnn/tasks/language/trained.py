@@ -1,0 +1,259 @@
+"""A trained language model and what it can do: what `regrnn.load` returns for a language run.
+
+Shapes: T time, B batch, V vocabulary.
+"""
+
+import itertools
+import math
+import string
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from regrnn.data.vocabulary import Vocabulary
+from regrnn.errors import RegrnnError
+from regrnn.nn.loss import token_log_probabilities
+from regrnn.search.sampling import Sampler
+from regrnn.tasks.language.model import LanguageModel, State
+
+WINDOW = 1000
+"""Steps read at once; the state is carried from one window to the next."""
+
+TOKENS_AT_ONCE = 16_000
+"""Of lines that are scored side by side, padding included; a longer line is read by itself."""
+
+SEEDS = 2**63
+"""Seeds are from 0 up to here."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A token or a word and how much it surprised the model."""
+
+    text: str
+    log_probability: float
+    """ln p(text | everything before it), in nats."""
+    unknown: bool
+    """Outside the vocabulary: scored as `<unk>` (of a word: any of its tokens)."""
+
+    @property
+    def surprisal(self) -> float:
+        """-log2 p, in bits (Hale 2001)."""
+        return -self.log_probability / math.log(2)
+
+
+@dataclass(frozen=True)
+class ScoredLine:
+    """One line; its end counts as a token `<eos>` and as a word of its own."""
+
+    text: str
+    tokens: list[Scored]
+    words: list[Scored]
+
+    @property
+    def log_probability(self) -> float:
+        """ln p of the whole line and its end, in nats."""
+        return math.fsum(token.log_probability for token in self.tokens)
+
+    @property
+    def surprisal(self) -> float:
+        """-log2 p of the whole line and its end, in bits."""
+        return -self.log_probability / math.log(2)
+
+
+class TrainedLanguageModel:
+    """A language model and its vocabulary, ready to score and to write text."""
+
+    def __init__(self, model: LanguageModel, vocabulary: Vocabulary) -> None:
+        self.model = model.eval()
+        self.vocabulary = vocabulary
+
+    def to(self, device: torch.device) -> Self:
+        """Move the model to `device`."""
+        self.model.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def score(self, lines: str | Iterable[str], *, carry: bool = False) -> list[ScoredLine]:
+        """Log-probabilities of every token, word and line.
+
+        Args:
+            lines: one text, cut at its line ends, or lines, with or without their line ends.
+            carry: read the lines as one running text; otherwise each begins anew, from a zero state and an `<eos>`.
+        """
+        if isinstance(lines, str):
+            lines = lines.removesuffix("\n").split("\n") if lines else []
+        lines = [line.removesuffix("\n").removesuffix("\r") for line in lines]
+        encoded = [self.vocabulary.encode_line(line) for line in lines]
+        scores: list[list[float]] = [[] for _ in lines]
+        if carry and lines:
+            flat = self._score_rows([[token for ids in encoded for token in ids]])[0]
+            ends = list(itertools.accumulate(map(len, encoded)))
+            scores = [flat[end - len(ids) : end] for end, ids in zip(ends, encoded, strict=True)]
+        else:
+            for rows in _batches([len(ids) for ids in encoded]):
+                for index, row in zip(rows, self._score_rows([encoded[index] for index in rows]), strict=True):
+                    scores[index] = row
+        return [self._scored_line(line, ids, row) for line, ids, row in zip(lines, encoded, scores, strict=True)]
+
+    @torch.no_grad()
+    def _score_rows(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """ln p of each token of texts that each begin after an `<eos>`, side by side."""
+        longest = max(map(len, rows))
+        # What stands behind a row's end cannot reach back to it.
+        ids_TB = torch.full((longest + 1, len(rows)), self.vocabulary.eos_id)
+        for index, ids in enumerate(rows):
+            ids_TB[1 : len(ids) + 1, index] = torch.tensor(ids, dtype=torch.int64)
+        ids_TB = ids_TB.to(self.device)
+        state: State = {}
+        windows = []
+        for start in range(0, longest, WINDOW):
+            x_TB = ids_TB[start : min(start + WINDOW, longest)]
+            y_TB = ids_TB[start + 1 : start + 1 + len(x_TB)]
+            h_TBH, state = self.model.features(x_TB, state)
+            scores = token_log_probabilities(
+                h_TBH.flatten(0, 1), self.model.decoder.weight, self.model.decoder.bias, y_TB.flatten()
+            )
+            windows.append(scores.view(y_TB.shape))
+        scores_BT = torch.cat(windows).T.tolist()
+        return [row[: len(ids)] for row, ids in zip(scores_BT, rows, strict=True)]
+
+    def _scored_line(self, line: str, ids: Sequence[int], scores: Sequence[float]) -> ScoredLine:
+        vocabulary = self.vocabulary
+        tokens = [
+            Scored(text, score, vocabulary.is_unknown(token))
+            for text, token, score in zip(vocabulary.tokens(ids), ids, scores, strict=True)
+        ]
+        texts = [*vocabulary.words(line), "<eos>"]
+        parts: list[list[Scored]] = [[] for _ in texts]
+        for index, token in zip(vocabulary.word_index(line), tokens, strict=True):
+            parts[index].append(token)
+        words = [
+            Scored(text, math.fsum(token.log_probability for token in part), any(token.unknown for token in part))
+            for text, part in zip(texts, parts, strict=True)
+        ]
+        return ScoredLine(line, tokens, words)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        length: int = 100,
+        samples: int = 1,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: str | None = None,
+    ) -> list[str]:
+        """Texts that go on from `prompt`, drawn side by side in one batch.
+
+        The prompt is not repeated: `prompt + text` reads as one, so a text that goes on with a word begins with the
+        space before it.
+
+        Args:
+            prompt: what comes before; it follows an `<eos>`.
+            length: tokens a sample has at most.
+            samples: how many texts.
+            temperature: divides the logits; 0 takes the most probable token each time.
+            top_k: draw among the k most probable tokens.
+            top_p: draw among the most probable tokens that together reach p.
+            seed: of a generator of its own; None draws from torch's global one.
+            stop: a text ends where this string ends in it (for example a full stop, or a newline).
+
+        `<unk>` is never drawn. Raises RegrnnError for a word of the prompt that the vocabulary lacks, ValueError for
+        a setting out of range.
+        """
+        for name, value in (("length", length), ("samples", samples)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be 0 or more, not {temperature}")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {top_k}")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
+        if seed is not None and not 0 <= seed < SEEDS:
+            raise ValueError(f"seed must be from 0 to {SEEDS - 1}, not {seed}")
+        vocabulary = self.vocabulary
+        before = self._encode_prompt(prompt)
+        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+
+        def step(tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
+            logits_TBV, state = self.model(tokens_B[None], state)
+            return logits_TBV[-1], state
+
+        def text(ids: list[int]) -> str:
+            written = vocabulary.decode([*before, *ids])[len(vocabulary.decode(before)) :]
+            # The vocabulary of words writes the space before a word, whether or not the prompt ends with one.
+            return written.removeprefix(" ") if vocabulary.kind == "word" and prompt[-1:].isspace() else written
+
+        ids_TB = torch.tensor([vocabulary.eos_id, *before], device=self.device)[:, None]
+        h_TBH, state = self.model.features(ids_TB, {})
+        logits_V = F.linear(h_TBH[-1, 0], self.model.decoder.weight, self.model.decoder.bias)
+        state = {name: tensor.expand(-1, samples, -1).contiguous() for name, tensor in state.items()}
+        sampler = Sampler(
+            step,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            never=[] if vocabulary.unk_id is None else [vocabulary.unk_id],
+            generator=generator,
+        )
+
+        def finished(row: int, ids: list[int]) -> bool:
+            return bool(stop) and str(stop) in text(ids)
+
+        drawn = sampler.run(logits_V.expand(samples, -1), state, length, finished)
+        texts = map(text, drawn)
+        return [text[: text.index(stop) + len(stop)] if stop and stop in text else text for text in texts]
+
+    def _encode_prompt(self, prompt: str) -> list[int]:
+        """The ids of `prompt`. Raises RegrnnError for what the vocabulary lacks; `<unk>` may stand in for it."""
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise RegrnnError(f"prompt: {prompt!r} is not UTF-8; check the encoding of the terminal")
+        for line in prompt.replace("\r\n", "\n").split("\n"):
+            if (lacking := self._lacking(line)) is not None:
+                characters = self.vocabulary.kind == "character"
+                raise RegrnnError(
+                    f"prompt: {lacking!r} is not in the vocabulary of {len(self.vocabulary):,} types; "
+                    + ("leave it out" if characters else "use another word, or <unk> in its place")
+                )
+        return self.vocabulary.encode_prompt(prompt)
+
+    def _lacking(self, line: str) -> str | None:
+        """The first word or character of `line` that is not in the vocabulary; None if there is none."""
+        unknown = [self.vocabulary.is_unknown(token) for token in self.vocabulary.encode_line(line)]
+        if not any(unknown):
+            return None
+        if self.vocabulary.kind == "character":
+            return line[unknown.index(True)]
+        found = [
+            index for index, is_unknown in zip(self.vocabulary.word_index(line), unknown, strict=True) if is_unknown
+        ]
+        for index, word in enumerate(self.vocabulary.words(line)):
+            if found.count(index) > word.count("<unk>"):
+                bare = word.strip(string.punctuation + "“”‘’«»…")  # "zebra," if the comma is not the matter
+                return bare if bare not in ("", word) and self._lacking(bare) else word
+        return None
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """The indices of rows to be read side by side: of like length together, so that little is wasted on padding."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[index] > TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

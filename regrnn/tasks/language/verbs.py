@@ -1,0 +1,169 @@
+"""What can be done with a trained language model from the command line; imports nothing heavy until it runs."""
+
+import codecs
+import sys
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from regrnn.errors import RegrnnError
+
+if TYPE_CHECKING:
+    from regrnn.tasks.language.trained import Scored, ScoredLine, TrainedLanguageModel
+
+
+def generate(
+    trained: "TrainedLanguageModel",
+    *,
+    prompt: str = "",
+    length: int = 100,
+    samples: int = 1,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: str | None = None,
+    json: bool = False,
+) -> None:
+    """Write text that goes on from a prompt.
+
+    Parameters
+    ----------
+    prompt
+        What comes before; each of its words has to be in the vocabulary.
+    length
+        Tokens a sample has at most.
+    samples
+        How many texts; they are drawn side by side.
+    temperature
+        Below 1 it plays safe, above 1 it dares more; 0 takes the most probable token each time.
+    top_k
+        Draw among the k most probable tokens.
+    top_p
+        Draw among the most probable tokens that together reach this probability.
+    seed
+        The same seed draws the same texts.
+    stop
+        End a text where this string ends, for example `.` or `\\n`.
+    json
+        Print one JSON list of strings: what follows the prompt.
+    """
+    texts = trained.generate(
+        prompt,
+        length=length,
+        samples=samples,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=stop.replace("\\n", "\n") if stop else None,
+    )
+    if json:
+        print(dumps(texts, ensure_ascii=False))
+        return
+    for index, text in enumerate(texts):
+        if samples > 1:
+            print(f"--- {index + 1}")
+        print((prompt + text).rstrip("\n"))
+
+
+def score(
+    trained: "TrainedLanguageModel",
+    file: Path,
+    *,
+    by: Literal["token", "word", "line"] = "word",
+    carry: bool = False,
+    json: bool = False,
+) -> None:
+    """Say how probable each token, word or line of a text is: TSV on standard output.
+
+    Columns: the line's number, the position in it (not for lines), the text, whether it is outside the vocabulary
+    (1; scored as `<unk>`), ln p, and the surprisal -log2 p in bits. Lines have a count of such words instead. A line's
+    end is a token and a word of its own, `<eos>`.
+
+    Parameters
+    ----------
+    file
+        UTF-8 text, a sentence on each line; `-` reads standard input.
+    by
+        What each row is about.
+    carry
+        Read the file as one running text; otherwise every line begins anew.
+    json
+        Print a JSON object for each line, with its tokens and its words.
+    """
+    lines = _read_lines(file)
+    if not lines:
+        raise RegrnnError(f"{_name(file)}: empty, so there is nothing to score; give it a line of text")
+    scored = trained.score(lines, carry=carry)
+    if json:
+        for line in scored:
+            print(dumps(_line_object(line), ensure_ascii=False))
+        return
+    if by == "line":
+        print("line\ttext\tunknown\tlog_probability\tsurprisal_bits")
+        for number, line in enumerate(scored, 1):
+            unknown = sum(word.unknown for word in line.words)
+            print(f"{number}\t{_cell(line.text)}\t{unknown}\t{line.log_probability:.6f}\t{line.surprisal:.6f}")
+        return
+    print(f"line\tposition\t{by}\tunknown\tlog_probability\tsurprisal_bits")
+    for number, line in enumerate(scored, 1):
+        for position, item in enumerate(line.tokens if by == "token" else line.words, 1):
+            print(
+                f"{number}\t{position}\t{_cell(item.text)}\t{item.unknown:d}\t"
+                f"{item.log_probability:.6f}\t{item.surprisal:.6f}"
+            )
+
+
+def _read_lines(file: Path) -> list[str]:
+    """The lines of a text file, or of standard input where `file` is `-`. Raises RegrnnError for what is no text."""
+    from regrnn.data.text import TextSource
+
+    if str(file) != "-":
+        if file.is_file():
+            return list(TextSource(file, 0, file.stat().st_size))
+        reason = "not a regular file; give a text file, or - for standard input" if file.exists() else "no such file"
+        raise RegrnnError(f"{file}: {reason}")
+    # As bytes: what `sys.stdin` makes of what is not UTF-8 depends on the locale.
+    raw = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+    try:
+        text, fault = raw.decode("utf-8"), raw.find(b"\0")
+    except UnicodeDecodeError as error:
+        text, fault = "", error.start
+    if fault >= 0:
+        line = raw.count(b"\n", 0, fault) + 1
+        raise RegrnnError(
+            f"{_name(file)}: line {line}, byte {fault}: not UTF-8 text; convert it, for example with iconv"
+        )
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def _name(file: Path) -> str:
+    return "standard input" if str(file) == "-" else str(file)
+
+
+def _cell(text: str) -> str:
+    """`text` with what would break a TSV row written out."""
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _object(item: "Scored") -> dict[str, object]:
+    return {
+        "text": item.text,
+        "unknown": item.unknown,
+        "log_probability": item.log_probability,
+        "surprisal_bits": item.surprisal,
+    }
+
+
+def _line_object(line: "ScoredLine") -> dict[str, object]:
+    return {
+        "text": line.text,
+        "log_probability": line.log_probability,
+        "surprisal_bits": line.surprisal,
+        "tokens": [_object(token) for token in line.tokens],
+        "words": [_object(word) for word in line.words],
+    }
+
+
+VERBS = (generate, score)
