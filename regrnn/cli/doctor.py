@@ -1,0 +1,46 @@
+"""`regrnn doctor`."""
+
+from json import dumps
+
+
+def doctor(*, json: bool = False) -> None:
+    """Say what regrnn runs on: versions, processor, threads, devices, extras, and where data is looked for.
+
+    Parameters
+    ----------
+    json
+        Print JSON.
+    """
+    import importlib.util
+    import os
+    import platform
+
+    import torch
+
+    from regrnn._version import __version__
+    from regrnn.data.locate import cache_root, data_root
+    from regrnn.training.result import commit, processor
+
+    extras = {"fetch": "pooch", "tensorboard": "tensorboard"}
+    facts = {
+        "regrnn": __version__ + (f" ({found})" if (found := commit()) else ""),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": f"{processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "devices": ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))],
+        "layers": "torch's own kernels, one layer at a time; the reference loop where the recurrent state is dropped",
+        "data": f"{data_root()} (set REGRNN_DATA to change)",
+        "cache": f"{cache_root()} (set REGRNN_CACHE to change)",
+        "extras": {
+            name: "installed" if importlib.util.find_spec(module) else f"missing: pip install 'regrnn[{name}]'"
+            for name, module in extras.items()
+        },
+    }
+    if json:
+        print(dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {state}" for key, state in value.items())
+        print(f"{name:10} {', '.join(value) if isinstance(value, list) else value}")
