@@ -26,6 +26,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 1, threads: int | None = 
     """
     from regrnn.cli.train import run_training
     from regrnn.reports.comparison import write_comparison
+    from regrnn.reports.curves import curves_picture
     from regrnn.reports.read import read_epochs
     from regrnn.reports.terminal import terminal_curves
     from regrnn.training.load import load
@@ -55,6 +56,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 1, threads: int | None = 
             *(f"Written by the model with dropout: {text}" for text in samples),
         ],
     )
+    curves_picture(out / "curves.svg", runs, "regrnn demo: one LSTM, with and without dropout")
     if json:
         print(dumps({"runs": results, "sentence": sentence, "report": str(page)}, indent=2))
         return
