@@ -41,7 +41,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 1, threads: int | None = 
     results = {}
     for label, recipe in recipes.items():
         print(f"\n{label} (D {recipe.sections['model'].dropout})", file=sys.stderr)
-        results[label] = run_training(recipe, runs[label], seed, "cpu", threads)
+        results[label] = run_training(recipe, runs[label], seed, threads=threads)
     epochs = {label: read_epochs(run) for label, run in runs.items()}
     sentence = verdict(results, epochs)
     samples = load(runs[WITH]).generate(length=120, samples=3, temperature=0.7, seed=seed)

@@ -4,6 +4,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,10 +29,19 @@ def memory() -> str:
 class ConsoleProgress:
     """Prints a run's progress (`regrnn.training.loop.Progress`)."""
 
-    def __init__(self, figure: str, unit: str, epochs: int, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        figure: str,
+        unit: str,
+        epochs: int,
+        *,
+        after_epoch: Callable[[], None] = lambda: None,
+        stream: TextIO | None = None,
+    ) -> None:
         self.figure = figure
         self.unit = unit
         self.epochs = epochs
+        self.after_epoch = after_epoch
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self._shown = time.monotonic()
@@ -80,6 +90,7 @@ class ConsoleProgress:
             f"epoch {record['epoch']:3}/{self.epochs}  learning rate {record['learning_rate']:<8.4g}  "
             f"train {self.figure} {train:8.2f}  valid {valid:8.2f}{best}"
         )
+        self.after_epoch()
 
     def line(self, text: str) -> None:
         """A line that stays."""

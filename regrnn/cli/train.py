@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import time
 from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from regrnn.training.recipe import Recipe
 
+REPORT_SECONDS = 60.0
+"""Between two writings of `report.html` while a run goes on."""
+
 MOST_THREADS = 1024
 """Above this the system may refuse them, and torch would bring the process down."""
 
@@ -30,6 +34,7 @@ def train(
     seed: int = 1,
     device: str = "cpu",
     threads: int | None = None,
+    tensorboard: bool = False,
     json: bool = False,
 ) -> None:
     """Train a model, or go on with a run that was stopped.
@@ -52,6 +57,8 @@ def train(
         `cpu` or `cuda`.
     threads
         Of the processor; torch's choice unless given.
+    tensorboard
+        Keep event files for TensorBoard in the run directory's folder `tensorboard`.
     json
         Print the figures as JSON on standard output.
     """
@@ -67,7 +74,8 @@ def train(
                 f"{flag}: regrnn train has no such flag{_nearest(flag, recipe_from_dict(values, recipe))}"
             )
     resolved = recipe_from_dict(values, recipe, flags)
-    entry = run_training(resolved, out or Path("runs") / f"{resolved.name}-{seed}", seed, device, threads)
+    out = out or Path("runs") / f"{resolved.name}-{seed}"
+    entry = run_training(resolved, out, seed, device=device, threads=threads, tensorboard=tensorboard)
     print(dumps(entry, indent=2) if json else summary(entry))
 
 
@@ -91,10 +99,19 @@ def pair_flags(settings: tuple[str, ...]) -> list[tuple[str, str]]:
     return pairs
 
 
-def run_training(recipe: "Recipe", out: Path, seed: int, device: str, threads: int | None) -> dict[str, Any]:
+def run_training(
+    recipe: "Recipe",
+    out: Path,
+    seed: int,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    tensorboard: bool = False,
+) -> dict[str, Any]:
     """Train or resume the run in `out` to its end; its entry for `benchmarks/results`, also in `result.json`."""
     from regrnn.cli.progress import ConsoleProgress
     from regrnn.reports.run import write_run_report
+    from regrnn.reports.tensorboard import write_tensorboard
     from regrnn.tasks.protocol import get_task
     from regrnn.training.files import read_json, write_json
     from regrnn.training.loop import Trainer
@@ -105,7 +122,17 @@ def run_training(recipe: "Recipe", out: Path, seed: int, device: str, threads: i
     where = find_device(device)
     task = get_task(recipe.task).prepare(recipe.sections)
     run = Run.open(out, recipe, seed, task.fingerprint)
-    progress = ConsoleProgress(task.figure.name, task.unit, recipe.training.epochs)
+    written = 0.0
+
+    def write_pages(running: bool = True) -> None:
+        nonlocal written
+        if not running or time.monotonic() - written > REPORT_SECONDS:
+            write_run_report(out, running=running)
+            written = time.monotonic()
+        if tensorboard:
+            write_tensorboard(out, out / "tensorboard")
+
+    progress = ConsoleProgress(task.figure.name, task.unit, recipe.training.epochs, after_epoch=write_pages)
     with run.locked():
         if run.result.exists():
             progress.line(f"{out} is finished; name another --out to train again")
@@ -115,13 +142,13 @@ def run_training(recipe: "Recipe", out: Path, seed: int, device: str, threads: i
         try:
             outcome = Trainer(task, recipe, run, seed, where, progress).train()
         except Interrupted:
-            write_run_report(out)
+            write_pages(running=False)
             raise
         finally:
             progress.clear()
         entry = result_entry(recipe, seed, outcome, task.regularization, task.fingerprint)
         write_json(run.result, entry)
-        write_run_report(out)
+        write_pages(running=False)
     return entry
 
 

@@ -84,7 +84,8 @@ def corruption_count(
     random state is changed. Masks must come from torch's random operations within the run: a mask from NumPy,
     or one drawn before, is a constant. Python control flow that depends on data (``if x.sum() > 0``, an
     integer taken out of a tensor) is not followed. A bypass of a mask, as in ``x + mask * x``, is a path
-    without a strike. In a bidirectional layer a path may run past the time it is read at and come back.
+    without a strike. Noise that is added is a strike too, unless a parameter scales it: a bias that a mask has
+    struck does data no harm. In a bidirectional layer a path may run past the time it is read at and come back.
 
     Args:
         module: called with the input alone; the first tensor it returns is the output. A function that is not
@@ -143,8 +144,6 @@ def _counts(
     distance = distances[-1]
     if time_dim is None:
         time_dim = 1 if getattr(module, "batch_first", False) else 0
-    if isinstance(module, nn.Module):
-        module = copy.deepcopy(module).to("cpu").train()
     if inputs is None:
         inputs = _default_inputs(module, distance + 3, batch_first=time_dim in (1, -2))
     elif not -inputs.dim() <= time_dim < inputs.dim():
@@ -158,7 +157,10 @@ def _counts(
     # Leave a step before the marked one where there is one: then its state is the ordinary one, made of data.
     marked = (T - distance) // 2
 
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), _eagerly():
+    # In inference mode operations that are made of others, a whole LSTM among them, would come in one piece.
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]), _eagerly():
+        if isinstance(module, nn.Module):
+            module = copy.deepcopy(module).to("cpu").train()
         x = inputs.detach().to("cpu", copy=True)
         follower = _Follower(x, marked, time_dim)
         with follower:
@@ -365,10 +367,6 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
         kwargs = kwargs or {}
-        if func._can_decompose():
-            # One made of others, which comes whole in inference mode.
-            with self:
-                return func.decompose(*args, **kwargs)
         call = _Call(func, args, kwargs, self)
         for tensor in call.tensors():
             self.shadow(tensor)  # gives storages that were not seen before theirs

@@ -6,7 +6,7 @@ from pathlib import Path
 from regrnn.reports import page
 from regrnn.reports.curves import HUES, NARROW, WIDE, comparison_curves, inline_svg
 from regrnn.reports.read import RunFiles, read_run
-from regrnn.reports.run import SPLITS, epoch_name, value_at, written_by
+from regrnn.reports.run import SPLITS, epoch_name, prediction_counts, value_at, written_by
 from regrnn.reports.scale import figure_text
 
 
@@ -80,4 +80,9 @@ def _table(figure: str, runs: Mapping[str, RunFiles]) -> str:
             rows.append(
                 page.row([f"{name} {where}" if which == "best" else where, *cells], "minor" * (which == "last"))
             )
+    counts = {label: prediction_counts(run) for label, run in runs.items()}
+    if len({tuple(cells) for cells in counts.values()}) == 1:
+        counts = {"": next(iter(counts.values()))}
+    for label, cells in counts.items():
+        rows.append(page.row([page.escape(f"predictions, {label}" if label else "predictions"), *cells], "minor"))
     return page.table(["", *SPLITS], rows, "figures")

@@ -19,7 +19,6 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import Affine2D, Bbox, Transform
 
@@ -356,7 +355,7 @@ def _mark_best(axes: Axes, curve: Curve, curves: Sequence[Curve]) -> None:
     x, y = axes.transData.transform((epoch, value))
     label = axes.text(
         x, y, f"best {figure_text(value)}\nepoch {epoch:g}", transform=_pixels(axes), color=colour, zorder=6,
-        fontsize=11, linespacing=1.2, path_effects=[withStroke(linewidth=3.5, foreground=PAPER)],
+        fontsize=11, linespacing=1.2, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5},
     )  # fmt: skip
     box = label.get_window_extent()
     frame = axes.get_window_extent()

@@ -48,6 +48,14 @@ def epoch_name(record: Mapping[str, Any]) -> str:
     return "epoch ?" if value is None else f"epoch {value:g}"
 
 
+def prediction_counts(run: RunFiles) -> list[str]:
+    """Over how many predictions the figures of each split were taken."""
+    record = run.epochs[-1] if run.epochs else {}
+    counts = [number(record, f"{split}_predictions") for split in SPLITS[:2]]
+    counts.append(number(run.result or {}, "predictions"))
+    return [f"{count:,.0f}" if count is not None and math.isfinite(count) else "–" for count in counts]
+
+
 def _body(run: RunFiles, running: bool) -> Iterator[str]:
     task, seed = run.recipe.get("task"), run.head.get("seed")
     yield f"<header><h1>{page.escape(run.name)}</h1>"
@@ -102,10 +110,7 @@ def _figures(run: RunFiles) -> str:
             rows.append(
                 _figure_row(run, last, name, f"{label}, {page.escape(epoch_name(last or {}))}, the last", "minor")
             )
-    counts = [number(best or last or {}, f"{split}_predictions") for split in SPLITS[:2]]
-    counts.append(number(run.result or {}, "predictions"))
-    cells = [f"{count:,.0f}" if count is not None and math.isfinite(count) else "–" for count in counts]
-    rows.append(page.row(["predictions", *cells], "minor"))
+    rows.append(page.row(["predictions", *prediction_counts(run)], "minor"))
     expected = run.recipe.get("expected")
     expected = expected if isinstance(expected, Mapping) else {}
     here = [str(expected[key]) for key in ("here", "machine", "time") if expected.get(key)]

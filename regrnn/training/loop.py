@@ -240,8 +240,9 @@ class Trainer:
         return evaluation
 
     def _resume(self) -> None:
-        """Take up the last checkpoint, if there is one; forget what was logged after it."""
+        """Take up the last checkpoint, if there is one; forget what was logged or begun after it."""
         checkpoint = self.run.last()
+        self.run.prune()
         if checkpoint is None:
             self.run.cut_metrics(0)
             self.run.timings.unlink(missing_ok=True)

@@ -133,16 +133,21 @@ class Run:
         return target
 
     def set_last(self, checkpoint: Path) -> None:
-        """Resume from `checkpoint` from now on; checkpoints that nothing needs any more are deleted."""
+        """Resume from `checkpoint` from now on."""
         point(self.folder / "last", checkpoint)
-        kept = {self.last(), self.best()}
-        for path in self.checkpoints.iterdir():
-            if path.resolve() not in kept:
-                shutil.rmtree(path, ignore_errors=True)
+        self.prune()
 
     def set_best(self, checkpoint: Path) -> None:
         """Let `best` lead to `checkpoint`."""
         point(self.folder / "best", checkpoint)
+        self.prune()
+
+    def prune(self) -> None:
+        """Delete the checkpoints that neither pointer leads to, whole or half-written."""
+        kept = {self.last(), self.best()}
+        for path in self.checkpoints.glob("*"):
+            if path.resolve() not in kept:
+                shutil.rmtree(path, ignore_errors=True)
 
     def append(self, path: Path, record: Mapping[str, Any]) -> None:
         """Add one line of JSON to `metrics` or `timings`."""
