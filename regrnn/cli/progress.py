@@ -8,16 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from regrnn.reports.scale import duration
+
 PIPE_SECONDS = 30.0
 """Between two lines about the same epoch where there is no terminal."""
-
-
-def duration(seconds: float) -> str:
-    """`1 h 05 min`, `3 min 20 s` or `12 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
 def memory() -> str:

@@ -9,6 +9,8 @@ from regrnn.reports.read import RunFiles, read_run
 from regrnn.reports.run import SPLITS, epoch_name, prediction_counts, value_at, written_by
 from regrnn.reports.scale import figure_text
 
+_DIRECTIONS = {True: ", lower is better", False: ", higher is better", None: ""}
+
 
 def write_comparison(
     path: Path, title: str, sentence: str, runs: Mapping[str, Path], notes: Sequence[str] = ()
@@ -39,7 +41,7 @@ def _body(title: str, sentence: str, runs: Mapping[str, RunFiles], notes: Sequen
     yield page.heading("Figures")
     yield _table(figure, runs)
     yield page.paragraph(
-        f"{name.capitalize()}, {'lower' if _lower(runs) else 'higher'} is better, in eval mode (dropout switched off); "
+        f"{name.capitalize()}{_DIRECTIONS[_lower(runs)]}, in eval mode (dropout switched off); "
         "train is a fixed part of the training data; test is measured at the best epoch only, once.",
         "soft",
     )
@@ -53,33 +55,34 @@ def _body(title: str, sentence: str, runs: Mapping[str, RunFiles], notes: Sequen
         yield page.card(label, page.facts([("Run directory", run.folder.resolve()), *pairs]))
 
 
-def _lower(runs: Mapping[str, RunFiles]) -> bool:
-    return all(run.lower_is_better for run in runs.values())
+def _lower(runs: Mapping[str, RunFiles]) -> bool | None:
+    """Whether the figure should be low; None where no run tells, having had one epoch only."""
+    return next((run.lower_is_better for run in runs.values() if run.lower_is_better is not None), None)
 
 
 def _table(figure: str, runs: Mapping[str, RunFiles]) -> str:
     """Each run at its best and at its last epoch; the best run's valid and test figures are marked."""
     rows = []
-    pick = min if _lower(runs) else max
+    lower = _lower(runs)
     winners = {}
     for split in SPLITS[1:]:
         values = [value for run in runs.values() if (value := value_at(run, run.best, split, figure)) is not None]
-        winners[split] = pick(values) if len(values) > 1 else None
+        if len(values) > 1 and lower is not None:
+            winners[split] = min(values) if lower else max(values)
     for index, (label, run) in enumerate(runs.items()):
         name = f'<span style="color: var(--hue-{index % len(HUES)})">{page.escape(label)}</span>'
         last = run.epochs[-1]
         for record, which in ((run.best, "best"), (last, "last")):
             if record is None or (which == "last" and last is run.best):
                 continue
+            first = which == "best" or run.best is None
             cells = []
             for split in SPLITS:
                 value = value_at(run, record, split, figure)
                 won = which == "best" and value is not None and value == winners.get(split)
                 cells.append(f"<strong>{figure_text(value)}</strong>" if won else figure_text(value))
             where = f'<span class="soft">{page.escape(epoch_name(record))}, the {which}</span>'
-            rows.append(
-                page.row([f"{name} {where}" if which == "best" else where, *cells], "minor" * (which == "last"))
-            )
+            rows.append(page.row([f"{name} {where}" if first else where, *cells], "" if first else "minor"))
     counts = {label: prediction_counts(run) for label, run in runs.items()}
     if len({tuple(cells) for cells in counts.values()}) == 1:
         counts = {"": next(iter(counts.values()))}

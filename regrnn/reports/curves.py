@@ -92,11 +92,14 @@ def comparison_curves(runs: Mapping[str, RunFiles]) -> tuple[str, list[Curve]]:
 def curves_picture(path: Path, runs: Mapping[str, Path], title: str) -> None:
     """Save the training and validation curves of several runs, by label, as the picture `path` (.png or .svg).
 
-    Raises RegrnnError for another suffix, a folder that is no run, or runs that are judged by different figures.
+    Raises RegrnnError for another suffix, a folder that is no run, runs that are judged by different figures, and runs
+    without a finite figure.
     """
     if path.suffix not in (".png", ".svg"):
         raise RegrnnError(f"{path}: pictures are saved as .png or .svg; name it so")
     figure, curves = comparison_curves({label: read_run(run) for label, run in runs.items()})
+    if not any(curve.points for curve in curves):
+        raise RegrnnError(f"{path}: no figure of these runs is a finite number; there is nothing to draw")
     with _style():
         picture = _draw(curves, figure.replace("_", " "), WIDE, title=title, paper=PAPER)
         data = io.BytesIO()

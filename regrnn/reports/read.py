@@ -80,14 +80,14 @@ class RunFiles:
         return [math.nan if (value := number(record, key)) is None else value for record in self.epochs]
 
     @property
-    def lower_is_better(self) -> bool:
-        """The direction of the deciding figure, from which epochs were called the best; lower when they do not tell."""
+    def lower_is_better(self) -> bool | None:
+        """The direction of the deciding figure, from which epochs were called the best; None when they do not tell."""
         if not self.figures or self.best is None:
-            return True
+            return None
         key = f"valid_{self.figures[0]}"
         best = number(self.best, key)
         others = [value for value in self.curve(key) if math.isfinite(value) and value != best]
-        return best is None or not others or best < others[0]
+        return best < others[0] if best is not None and others else None
 
 
 def read_run(run: Path) -> RunFiles:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regrnn.data.vocabulary import Vocabulary
+from regrnn.data.vocabulary import Vocabulary, WordVocabulary
 from regrnn.errors import RegrnnError
 from regrnn.nn.loss import token_log_probabilities
 from regrnn.search.sampling import Sampler
@@ -25,6 +25,8 @@ WINDOW = 1000
 
 TOKENS_AT_ONCE = 16_000
 """Of lines that are scored side by side, padding included; a longer line is read by itself."""
+
+MARKS = string.punctuation + "“”‘’«»…"
 
 SEEDS = 2**63
 """Seeds are from 0 up to here."""
@@ -232,18 +234,19 @@ class TrainedLanguageModel:
 
     def _lacking(self, line: str) -> str | None:
         """The first word or character of `line` that is not in the vocabulary; None if there is none."""
-        unknown = [self.vocabulary.is_unknown(token) for token in self.vocabulary.encode_line(line)]
-        if not any(unknown):
-            return None
-        if self.vocabulary.kind == "character":
-            return line[unknown.index(True)]
-        found = [
-            index for index, is_unknown in zip(self.vocabulary.word_index(line), unknown, strict=True) if is_unknown
-        ]
-        for index, word in enumerate(self.vocabulary.words(line)):
-            if found.count(index) > word.count("<unk>"):
-                bare = word.strip(string.punctuation + "“”‘’«»…")  # "zebra," if the comma is not the matter
-                return bare if bare not in ("", word) and self._lacking(bare) else word
+        vocabulary = self.vocabulary
+
+        def unknown(text: str) -> list[bool]:
+            return [vocabulary.is_unknown(token) for token in vocabulary.encode_line(text)]
+
+        if vocabulary.kind == "character":
+            return next((line[place] for place, is_unknown in enumerate(unknown(line)) if is_unknown), None)
+        separate = isinstance(vocabulary, WordVocabulary) and vocabulary.punctuation == "separate"
+        for word in vocabulary.words(line):
+            meant = word.count("<unk>") if separate else int(word == "<unk>")
+            if sum(unknown(word)) > meant:
+                bare = word.strip(MARKS)  # "zebra" of "zebra," unless the comma is the matter
+                return bare if bare and "<unk>" not in word and any(unknown(bare)) else word
         return None
 
 
