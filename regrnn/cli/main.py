@@ -27,6 +27,9 @@ COMMANDS = {
 }
 """By name, with the help that is shown without importing them: `--help` has to be instant."""
 
+DASH = "\0-"
+"""Stands for a lone `-`, standard input, which cyclopts takes for a flag; no argument can have a NUL in it."""
+
 
 def build_app() -> cyclopts.App:
     """All commands. Each is imported only when it runs; the tasks' own verbs come from their folders."""
@@ -50,12 +53,14 @@ def build_app() -> cyclopts.App:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit status: 0, 1 for a mistake, 128 + the signal where one stopped it."""
+    tokens = [DASH if token == "-" else token for token in (sys.argv[1:] if arguments is None else arguments)]
     try:
-        build_app()(arguments, exit_on_error=False, print_error=False)
+        build_app()(tokens, exit_on_error=False, print_error=False)
+        sys.stdout.flush()  # now, while a full disk or a closed pipe can still be told
     except RegrnnError as error:
         return _refuse(str(error))
     except cyclopts.CycloptsError as error:
-        return _refuse(_usage(error))
+        return _refuse(_usage(error).replace(repr(DASH), repr("-")))
     except Interrupted as stop:
         print(f"regrnn: {stop}", file=sys.stderr)
         return 128 + stop.signum
@@ -106,10 +111,9 @@ def _usage(error: cyclopts.CycloptsError) -> str:
     if isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
         return f"{command}: {error.unused_tokens[0]!r} is one argument too many; {see}"
     if isinstance(error, cyclopts.MissingArgumentError) and error.argument:
-        name = error.keyword or error.argument.name
-        return (
-            f"{name}: the value is missing; {see}" if name.startswith("-") else f"{command}: {name} is missing; {see}"
-        )
+        if error.keyword:
+            return f"{error.keyword}: the value is missing; {see}"
+        return f"{command}: {error.argument.name.lstrip('-').upper()} is missing; {see}"
     if isinstance(error, cyclopts.CoercionError) and error.argument and error.token:
         choices = error.argument.get_choices()
         hints = (error.argument.hint, *typing.get_args(error.argument.hint))
@@ -121,7 +125,7 @@ def _usage(error: cyclopts.CycloptsError) -> str:
 
 
 def _convert(kind: typing.Any, tokens: Sequence[cyclopts.Token]) -> typing.Any:
-    """As cyclopts does it, but that 1.5 is no whole number (cyclopts rounds it)."""
+    """As cyclopts does it, but that `-` is text and 1.5 no whole number (cyclopts rounds it)."""
     if kind is int:
         return int(tokens[0].value)
-    return cyclopts.convert(kind, tokens)
+    return cyclopts.convert(kind, [token.evolve(value="-") if token.value == DASH else token for token in tokens])

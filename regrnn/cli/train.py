@@ -134,6 +134,8 @@ def run_training(
 
     progress = ConsoleProgress(task.figure.name, task.unit, recipe.training.epochs, after_epoch=write_pages)
     with run.locked():
+        if tensorboard:  # now, so that a missing package is not found out after an epoch
+            write_tensorboard(out, out / "tensorboard")
         if run.result.exists():
             progress.line(f"{out} is finished; name another --out to train again")
             entry: dict[str, Any] = read_json(run.result)

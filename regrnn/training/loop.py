@@ -226,13 +226,13 @@ class Trainer:
         return {split: self._evaluate(split) for split in ("train", "valid", "test")}
 
     def _evaluate(self, split: str) -> Evaluation:
-        self._stop_if_asked()
-        self.progress.evaluating(split)
         began = time.monotonic()
-        self.model.eval()
         # Nothing changes during an evaluation and the epoch is saved, so a signal need not wait for its end.
         self._interrupt_at_once = True
         try:
+            self._stop_if_asked()
+            self.progress.evaluating(split)
+            self.model.eval()
             evaluation = self.task.evaluate(self.model, split)
         finally:
             self._interrupt_at_once = False

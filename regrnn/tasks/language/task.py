@@ -31,7 +31,10 @@ class LanguageTask:
     def __init__(self, corpus: Corpus, data: DataConfig, model: ModelConfig) -> None:
         self.corpus = corpus
         self.config = model
-        self.windows = Windows(corpus.streams["train"], data.batch_size, data.steps)
+        try:
+            self.windows = Windows(corpus.streams["train"], data.batch_size, data.steps)
+        except RegrnnError as error:
+            raise RegrnnError(f"{corpus.sources['train'].path}: {error}") from None
 
     @classmethod
     def prepare(cls, sections: Mapping[str, Any]) -> Self:
