@@ -9,6 +9,7 @@ from regrnn.config import apply_flag, differences, fill, to_dict
 from regrnn.errors import RegrnnError
 from regrnn.nn import Regularization
 from regrnn.tasks.language.model import ModelConfig
+from regrnn.training.config import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,9 @@ class Example:
             raise ValueError(f"size = {self.size} must be at least 1")
 
 
+KNOWN = "dropout, kind, limit, name, rate, size, tied"
+
+
 def test_fill_takes_every_kind_of_value() -> None:
     config = fill(
         Example,
@@ -38,10 +42,18 @@ def test_fill_takes_every_kind_of_value() -> None:
     assert type(config.rate) is float
 
 
+def test_none_can_be_said_in_toml() -> None:
+    """TOML has no null; a setting that may be none takes the word, one that is text keeps it."""
+    assert fill(Example, {"size": 1, "limit": "none", "name": "none"}, "here") == Example(size=1, name="none")
+    config = fill(Example, {"size": 1, "dropout": {"recurrent_masks": "none"}}, "here")
+    assert config.dropout == Regularization(recurrent_masks=None)
+
+
 def test_to_dict_comes_back_through_fill() -> None:
     config = Example(size=2, dropout=Regularization(between=0.3, masks="sequence"))
     assert fill(Example, to_dict(config), "here") == config
-    assert to_dict(config)["limit"] is None  # a default that is not none must not come back in its place
+    without = TrainingConfig(epochs=1, clip=None)  # the default is not none, and must not come back in its place
+    assert fill(TrainingConfig, to_dict(without), "here") == without
 
 
 @pytest.mark.parametrize(
@@ -59,6 +71,25 @@ def test_to_dict_comes_back_through_fill() -> None:
         ({"size": 1, "kind": "c"}, "here kind: 'c' is not one of a, b"),
         ({"size": 1, "name": ["x"]}, "here name: expected a string, found ['x'] (list)"),
         ({"size": 0}, "here: size = 0 must be at least 1"),
+        ({"size": [1]}, "here size: expected a whole number, found [1] (list)"),
+        ({"size": None}, "here size: expected a whole number, found None (NoneType)"),
+        ({"size": 1, "limit": {}}, "here limit: expected a whole number, found {} (dict)"),
+        ({"size": 1, "limit": "None"}, "here limit: expected a whole number, found 'None' (str)"),
+        ({"size": 1, "rate": None}, "here rate: expected a number, found None (NoneType)"),
+        ({"size": 1, "rate": "none"}, "here rate: expected a number, found 'none' (str)"),
+        ({"size": 1, "rate": False}, "here rate: expected a number, found False (bool)"),
+        ({"size": 1, "rate": 10**400}, f"here rate: {10**400} is too large a number"),
+        ({"size": 1, "kind": ["a"]}, "here kind: ['a'] is not one of a, b"),
+        ({"size": 1, "dropout": "0.5"}, "here dropout: expected a number, found '0.5' (str)"),
+        ({"size": 1, "dropout": [0.5]}, "here dropout: expected a number, found [0.5] (list)"),
+        ({"size": 1, "dropout": True}, "here dropout: expected a number, found True (bool)"),
+        ({"size": 1, "dropout": {"masks": "stpe"}}, "here dropout masks: 'stpe' is not one of step, sequence"),
+        (
+            {"size": 1, "dropout": {"recurrent_masks": {}}},
+            "here dropout recurrent_masks: {} is not one of step, sequence",
+        ),
+        ({"size": 1, "zzz": 1}, f"here: unknown key 'zzz'; known: {KNOWN}"),
+        (["size"], "here: expected a table, found ['size']"),
         ({"size": 1, "dropout": {"inptu": 0.1}}, "here dropout: unknown key 'inptu'; did you mean 'input'?"),
     ],
 )
@@ -110,6 +141,10 @@ def test_a_flag_for_a_field_of_a_table_replaces_a_plain_number() -> None:
         ("--model.sise", "1", "--model.sise: no setting 'sise'; did you mean 'size'?"),
         ("--model.size", "many", "--model.size: expected a whole number, found 'many'"),
         ("--model.size", "1.5", "--model.size: expected a whole number, found '1.5'"),
+        ("--model.rate", "fast", "--model.rate: expected a number, found 'fast'"),
+        ("--model.rate", "none", "--model.rate: expected a number, found 'none'"),
+        ("--size", "1", "--size: unknown flag; settings of the recipe are given as --section.key VALUE"),
+        ("--model.", "1", f"--model.: no setting ''; known: {KNOWN}"),
         ("--model.tied", "yes", "--model.tied: expected true or false, found 'yes'"),
         ("--model.size.deep", "1", "--model.size.deep: model.size is a plain value"),
         ("--model.dropout.inptu", "1", "--model.dropout.inptu: no setting 'inptu'; did you mean 'input'?"),
@@ -119,6 +154,33 @@ def test_flags_are_refused_by_name(flag: str, text: str, message: str) -> None:
     with pytest.raises(RegrnnError) as error:
         flagged({"model": {"size": 1}}, (flag, text))
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "message"),
+    [
+        ("--model.rate", "nan", "here rate: nan is not a finite number"),
+        ("--model.rate", "-inf", "here rate: -inf is not a finite number"),
+        ("--model.kind", "z", "here kind: 'z' is not one of a, b"),
+        ("--model.size", "0", "here: size = 0 must be at least 1"),
+        (
+            "--model.dropout.recurrent-masks",
+            "once",
+            "here dropout recurrent_masks: 'once' is not one of step, sequence",
+        ),
+    ],
+)
+def test_what_flags_say_is_checked_like_the_rest(flag: str, text: str, message: str) -> None:
+    sections = flagged({"model": {"size": 1}}, (flag, text))
+    with pytest.raises(RegrnnError) as error:
+        fill(Example, sections["model"], "here")
+    assert str(error.value) == message
+
+
+def test_a_flag_begins_a_section_that_the_recipe_leaves_out() -> None:
+    assert flagged({}, ("--model.size", "2"), ("--model.dropout.recurrent-masks", "none")) == {
+        "model": {"size": 2, "dropout": {"recurrent_masks": None}}
+    }
 
 
 def test_differences_name_the_path_of_each_change() -> None:
