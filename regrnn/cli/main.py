@@ -106,10 +106,14 @@ def _usage(error: cyclopts.CycloptsError) -> str:
         return f"there is no command {error.unused_tokens[0]!r}{did_you_mean(error.unused_tokens[0], names)}"
     if isinstance(error, cyclopts.UnknownOptionError):
         flag = (error.token.keyword or error.token.value).split("=")[0]
+        if "." in flag and command == "regrnn train":
+            return f"{flag}: the settings stand behind the recipe, as in: regrnn train language {flag} VALUE"
         names = [name for known in error.argument_collection for name in known.names if name.startswith("--")]
         return f"{flag}: {command} has no such flag{did_you_mean(flag, names)}"
     if isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
         return f"{command}: {error.unused_tokens[0]!r} is one argument too many; {see}"
+    if isinstance(error, cyclopts.RepeatArgumentError) and error.token.keyword:
+        return f"{error.token.keyword}: given more than once"
     if isinstance(error, cyclopts.MissingArgumentError) and error.argument:
         if error.keyword:
             return f"{error.keyword}: the value is missing; {see}"

@@ -86,7 +86,9 @@ def pair_flags(settings: tuple[str, ...]) -> list[tuple[str, str]]:
     while rest:
         flag = rest.pop(0)
         if not flag.startswith("--"):
-            raise RegrnnError(f"{flag!r} is not a flag; settings of the recipe are given as --section.key VALUE")
+            raise RegrnnError(
+                f"{flag!r} is not a flag; text is given with --data PATH, a setting with --section.key VALUE"
+            )
         if "=" in flag:
             flag, text = flag.split("=", 1)
         elif rest and not rest[0].startswith("--"):

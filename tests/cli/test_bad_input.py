@@ -189,7 +189,7 @@ def test_recipe_that_is_not_utf8(refused: Refused) -> None:
         (["--model.dropout", "1.5"], "language [model]: dropout must be a rate in [0, 1), got 1.5"),
         (["--model.dropout.input", "1.5"], "language [model] dropout: input must be a rate in [0, 1), got 1.5"),
         (["--model.hidden-size.x", "1"], "--model.hidden-size.x: model.hidden_size is a plain value"),
-        (["stray"], "'stray' is not a flag; settings of the recipe are given as --section.key VALUE"),
+        (["stray"], "'stray' is not a flag; text is given with --data PATH, a setting with --section.key VALUE"),
         (["--seed"], "--seed: the value is missing; see regrnn train --help"),
         (["--seed", "x"], "--seed: expected a whole number, found 'x'"),
         (["--seed", "1.5"], "--seed: expected a whole number, found '1.5'"),

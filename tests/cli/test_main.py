@@ -97,9 +97,10 @@ def test_version(done: Callable[..., str]) -> None:
         (["generate", "run", "--top-p", "half"], "--top-p: expected a number, found 'half'"),
         (["doctor", "--json=maybe"], "--json: expected no value, or true or false, found 'maybe'"),
         (
-            ["generate", "run", "--seed", "1", "--seed", "2"],
-            "Parameter --seed specified multiple times; see regrnn generate --help",
+            ["train", "--model.init=0.2", "language"],
+            "--model.init: the settings stand behind the recipe, as in: regrnn train language --model.init VALUE",
         ),
+        (["generate", "run", "--seed", "1", "--seed", "2"], "--seed: given more than once"),
     ],
 )
 def test_mistakes_in_the_command_line(refused: Callable[..., str], arguments: list[str], message: str) -> None:
