@@ -41,6 +41,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from regrnn.errors import RegrnnError
+from regrnn.kernels.use import without_core
 
 _FIELDS = 5
 _DATA, _NOISE, _WEIGHT, _LEAST, _MOST = range(_FIELDS)
@@ -158,7 +159,7 @@ def _counts(
     marked = (T - distance) // 2
 
     # In inference mode operations that are made of others, a whole LSTM among them, would come in one piece.
-    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]), _eagerly():
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]), _eagerly(), without_core():
         if isinstance(module, nn.Module):
             module = copy.deepcopy(module).to("cpu").train()
         x = inputs.detach().to("cpu", copy=True)
@@ -322,7 +323,7 @@ class _Call:
         )
 
 
-class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Follower(TorchDispatchMode):
     """Runs every operation of torch within its context, and computes the shadows of the results."""
 
     @classmethod
@@ -488,7 +489,7 @@ def _filled(call: _Call) -> Tensor:
 
 def _without_data(call: _Call) -> Tensor:
     """Any operation on constants, parameters and noise: they carry no paths."""
-    elements = [call.follower.shadow(t).flatten(1) for t in call.tensors()]
+    elements = [call.follower.shadow(t).reshape(_FIELDS, -1) for t in call.tensors()]
     return _reduced(torch.cat(elements, 1), [], keepdim=False)
 
 
@@ -666,6 +667,7 @@ _RULES: dict[str, _Rule] = {
     "mul": _product,
     "addcmul": _sum_and_product,
     "where": lambda call: _choice(call, "condition", "self", "other"),
+    "mask": _random,  # of regrnn, from a seed
     "masked_fill": lambda call: _choice(call, "mask", "value", "self"),
     "copy": _copied,
     "fill": _filled,

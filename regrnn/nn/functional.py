@@ -21,6 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import _VF, Tensor
 
+from regrnn.kernels import ops
+from regrnn.kernels.use import fused
+
 Cell: TypeAlias = Literal["rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm", "gru"]
 Nonlinearity: TypeAlias = Literal["tanh", "relu", "sigmoid"]
 State: TypeAlias = tuple[Tensor, ...]
@@ -243,6 +246,8 @@ def run_layer(
     """
     if x.dim() == 3 and x.size(0) == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if fused(x, *state, *weights, recurrent_mask):
+        return _run_fused(cell, x, state, weights, batch_sizes, reverse, recurrent_mask)
     if reverse:
         backwards = _backwards(batch_sizes, x.device)
         x = backwards(x)
@@ -270,6 +275,23 @@ def packed_rows(batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
     t_N = torch.repeat_interleave(torch.arange(len(batch_sizes)), batch_sizes)
     starts_T = batch_sizes.cumsum(0) - batch_sizes
     return t_N, torch.arange(len(t_N)) - starts_T[t_N]
+
+
+def _run_fused(
+    cell: Cell,
+    x: Tensor,
+    state: State,
+    weights: Weights,
+    batch_sizes: Tensor | None,
+    reverse: bool,
+    recurrent_mask: Tensor | None,
+) -> tuple[Tensor, State]:
+    """The compiled core, to which a padded batch is a packed one whose sequences are all equally long."""
+    if batch_sizes is not None:
+        return ops.layer(x, state, weights, batch_sizes, recurrent_mask, cell, reverse)
+    T, B, _ = x.shape
+    output, state = ops.layer(x.flatten(0, 1), state, weights, torch.full((T,), B), recurrent_mask, cell, reverse)
+    return output.unflatten(0, (T, B)), state
 
 
 _ATEN: dict[Cell, Callable[..., tuple[Tensor, ...]]] = {

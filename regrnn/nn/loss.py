@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regrnn.kernels import ops
+from regrnn.kernels.use import fused
+
 _ROWS = 256  # rows of logits held at a time where no gradient is wanted
 
 
@@ -36,6 +39,8 @@ def softmax_cross_entropy(h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None
     wanted = any(x is not None and x.requires_grad for x in (h_NH, weight_VH, bias_V))
     if not (wanted and torch.is_grad_enabled()):
         return -token_log_probabilities(h_NH, weight_VH, bias_V, targets_N).sum()
+    if fused(h_NH, weight_VH, bias_V):
+        return ops.softmax_cross_entropy(h_NH, weight_VH, bias_V, targets_N)
     loss: Tensor = _SoftmaxCrossEntropy.apply(h_NH, weight_VH, bias_V, targets_N)  # type: ignore[no-untyped-call]
     return loss
 
@@ -50,6 +55,12 @@ def token_log_probabilities(h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | No
         (N,), in nats.
     """
     _check(h_NH, weight_VH, bias_V, targets_N)
+    if fused(h_NH, weight_VH, bias_V):
+        pieces = [
+            ops.token_log_probabilities(h, weight_VH, bias_V, targets)
+            for h, targets in zip(h_NH.split(_ROWS), targets_N.split(_ROWS), strict=True)
+        ]
+        return torch.cat(pieces)
     log_p_N = h_NH.new_empty(len(h_NH))
     buffer_NV = h_NH.new_empty(min(_ROWS, len(h_NH)), len(weight_VH))
     for start in range(0, len(h_NH), _ROWS):

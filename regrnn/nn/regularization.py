@@ -16,6 +16,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from regrnn.kernels import ops
+
 MaskKind = Literal["step", "sequence"]
 
 
@@ -112,8 +114,8 @@ def draw_mask(
     Returns:
         (T, B, F) for ``"step"``, (1, B, F) for ``"sequence"``.
     """
-    mask = torch.empty(T if kind == "step" else 1, B, F, device=device, dtype=dtype)
-    return mask.bernoulli_(1.0 - rate, generator=generator).div_(1.0 - rate)
+    seed = torch.randint(2**63 - 1, (), generator=generator, device=device)
+    return ops.mask(seed, rate, (T if kind == "step" else 1, B, F), dtype)
 
 
 def _checked_rate(name: str, rate: object) -> float:

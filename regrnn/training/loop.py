@@ -26,6 +26,7 @@ from regrnn.training.checkpoint import (
     verify_checkpoint,
 )
 from regrnn.training.config import TrainingConfig
+from regrnn.training.descent import SGD, clip_factor, gradient_norm, make_embeddings_sparse, scale_gradients
 from regrnn.training.recipe import Recipe
 from regrnn.training.run import Run
 
@@ -81,7 +82,9 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     parameters = list(model.parameters())
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.SGD(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    if not config.weight_decay:
+        make_embeddings_sparse(model)
+    return SGD(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 class Trainer:
@@ -166,14 +169,19 @@ class Trainer:
         total = loss.total.item()
         self.optimizer.zero_grad()
         torch.autograd.backward(loss.total / loss.normaliser)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or float("inf"))
-        if not (torch.isfinite(norm) and math.isfinite(total)):
+        norm = gradient_norm(self.model.parameters())
+        if not (math.isfinite(norm) and math.isfinite(total)):
             raise RegrnnError(
                 f"the loss or its gradient is not a finite number in epoch {self.at.epoch} at step {self.at.step + 1} "
-                f"(loss {total / loss.predictions:.6g}, gradient norm {norm.item():.6g}); {self._last_good()}; "
+                f"(loss {total / loss.predictions:.6g}, gradient norm {norm:.6g}); {self._last_good()}; "
                 "train again under another --out with a lower --training.learning-rate or --training.clip"
             )
-        self.optimizer.step()
+        factor = clip_factor(norm, self.config.clip)
+        if isinstance(self.optimizer, SGD):
+            self.optimizer.step_scaled(factor)
+        else:
+            scale_gradients(self.model.parameters(), factor)
+            self.optimizer.step()
         # Laid out as they come back from a checkpoint, since sums may depend on the layout in the last bit.
         self.state = {name: tensor.detach().contiguous() for name, tensor in loss.state.items()}
         return total, loss.predictions

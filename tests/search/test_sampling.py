@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -62,6 +62,7 @@ def test_temperature_divides_the_logits() -> None:
     torch.testing.assert_close(halved, expected)
 
 
+@settings(deadline=None)
 @given(
     weights=st.lists(st.integers(1, 1000), min_size=1, max_size=12),
     p=st.floats(0.01, 0.99),

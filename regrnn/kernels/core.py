@@ -1,0 +1,115 @@
+"""Loads the compiled core, which needs neither torch nor Python to be compiled, and says why not where it cannot."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable
+from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int64, c_uint64, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regrnn.errors import RegrnnError
+
+INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
+"""From the widest; `baseline` is what every processor of the architecture has (SSE2, NEON)."""
+
+_FOLDER = Path(__file__).parent
+
+
+class Layer(Structure):
+    """`struct Layer` of src/layer.h."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("cell", "T", "H", "reverse", "threads")),
+        *((name, c_void_p) for name in ("sizes", "starts", "w_hh", "b_hn", "h0", "c0", "mask")),
+        *((name, c_int64) for name in ("mask_packed", "mask_t", "mask_b")),
+        *((name, c_void_p) for name in ("packed", "gates", "h", "c", "h_n", "c_n", "entering")),
+        *((name, c_void_p) for name in ("d_h", "d_h_n", "d_c_n", "d_gates", "carry", "d_h0", "d_c0")),
+    ]
+
+
+_P, _N, _F = c_void_p, c_int64, c_float
+_SIGNATURES: dict[str, tuple[object, list[object]]] = {
+    "panel": (_N, []),
+    "project": (None, [_N, _N, _N, _P, _P, _P, _P, _P, _N]),
+    "product": (None, [_N, _N, _N, _P, _N, _P, _P, _N]),
+    "transpose": (None, [_N, _N, _P, _P, _N]),
+    "outer": (None, [_N, _N, _N, _P, _P, _N, _P, _P, _P, _N]),
+    "recurrent_forward": (None, [POINTER(Layer)]),
+    "recurrent_backward": (None, [POINTER(Layer)]),
+    "softmax_forward": (None, [_N, _N, _N, *[_P] * 9, _N]),
+    "softmax_backward": (None, [_N, _N, _N, *[_P] * 4, _F, *[_P] * 4, _N]),
+    "log_probabilities": (None, [_N, _N, _N, *[_P] * 7, _N]),
+    "sum_of_squares": (c_double, [_N, _P, _P, _N]),
+    "descend": (None, [_N, _P, _P, _F, _F, _F, _N]),
+    "draw_mask": (None, [c_uint64, _N, c_uint64, _F, _P, _N]),
+}
+
+
+class Core:
+    """The functions of one instruction set's library, by their names in src/core.cpp without `regrnn_`."""
+
+    def __init__(self, instruction_set: str) -> None:
+        import torch  # noqa: F401  loaded first, so that the core finds torch's OpenMP and shares its threads
+
+        self.instruction_set = instruction_set
+        self._library = ctypes.CDLL(str(_FOLDER / f"_{instruction_set}.so"))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(self._library, f"regrnn_{name}")
+            function.restype, function.argtypes = result, arguments
+        self.panel_width: int = self._library.regrnn_panel()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in _SIGNATURES:
+            raise AttributeError(name)
+        function: Callable[..., Any] = getattr(self._library, f"regrnn_{name}")
+        setattr(self, name, function)
+        return function
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which way of computing runs, and why."""
+
+    core: Core | None
+    reason: str
+
+
+@functools.cache
+def choose() -> Choice:
+    """The core that `REGRNN_KERNEL` and the processor allow.
+
+    Raises:
+        RegrnnError: `REGRNN_KERNEL` is of no known value, or demands what cannot be had.
+    """
+    wanted = os.environ.get("REGRNN_KERNEL", "auto") or "auto"
+    known = ("auto", "fused", "torch", *INSTRUCTION_SETS)
+    if wanted not in known:
+        raise RegrnnError(f"REGRNN_KERNEL={wanted}: must be one of {', '.join(known)}")
+    if wanted == "torch":
+        return Choice(None, "REGRNN_KERNEL=torch")
+    try:
+        best = instruction_set()
+    except OSError as error:
+        if wanted == "auto":
+            return Choice(None, f"the compiled core is not there or does not load ({error})")
+        raise RegrnnError(
+            f"REGRNN_KERNEL={wanted}: the compiled core cannot be loaded ({error}); install regrnn again where there "
+            "is a C++ compiler, or set REGRNN_KERNEL=auto"
+        ) from None
+    available = INSTRUCTION_SETS[INSTRUCTION_SETS.index(best) :]
+    if wanted in INSTRUCTION_SETS and wanted not in available:
+        raise RegrnnError(f"REGRNN_KERNEL={wanted}: this processor has only {', '.join(available)}")
+    chosen = wanted if wanted in INSTRUCTION_SETS else best
+    return Choice(Core(chosen), f"{chosen} of {', '.join(available)}")
+
+
+def instruction_set() -> str:
+    """The widest instruction set that is compiled and that the processor has. Raises OSError: nothing is compiled."""
+    library = ctypes.CDLL(str(_FOLDER / "_baseline.so"))
+    library.regrnn_instruction_set.restype = c_char_p
+    best: str = library.regrnn_instruction_set().decode()
+    return best

@@ -1,0 +1,464 @@
+"""The core as operators of torch: functional, with gradients, so that autograd, `torch.no_grad` and meta tensors work.
+
+Shape suffixes: N rows of a packed batch (the sum of `sizes`), T time, B batch, I input, H hidden, G gates times H,
+V classes. The operators take float32 on the CPU alone; whoever calls them looks whether `core()` is there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from regrnn.kernels import philox
+from regrnn.kernels.core import Core, Layer, choose
+
+CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "rnn_sigmoid": 2, "lstm": 3, "gru": 4}
+_LSTM, _GRU = 3, 4
+_GROUPS = 64  # GROUPS of src/softmax.h
+_PIECE = 1 << 14  # PIECE of src/update.h
+
+_library = torch.library.Library("regrnn", "DEF")
+
+
+def core() -> Core:
+    """The compiled core. Raises RuntimeError: there is none."""
+    choice = choose()
+    if choice.core is None:
+        raise RuntimeError(f"the compiled core of regrnn does not run: {choice.reason}")
+    return choice.core
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _twice(what: str) -> NoReturn:
+    raise RuntimeError(
+        f"{what} cannot be differentiated twice on the compiled core: leave out create_graph=True, or compute in "
+        "float64, or set REGRNN_KERNEL=torch"
+    )
+
+
+# A layer in one direction.
+
+_library.define(
+    "layer(Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor sizes, "
+    "Tensor? mask, int cell, bool reverse) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "layer_backward(Tensor? d_h, Tensor? d_h_n, Tensor? d_c_n, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, "
+    "Tensor w_hh, Tensor sizes, Tensor? mask, Tensor h, Tensor gates, Tensor c, Tensor entering, int cell, "
+    "bool reverse, bool bias, bool wants_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def layer(
+    x_NI: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    sizes_T: Tensor,
+    mask: Tensor | None,
+    cell: str,
+    reverse: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One layer in one direction over packed sequences; see `regrnn.nn.functional.run_layer`.
+
+    Args:
+        x_NI: the rows of time 0, then those of time 1, and so on.
+        state: (h,) or (h, c), each (B, H).
+        weights: (w_ih, w_hh, b_ih, b_hh).
+        sizes_T: rows of each time step, int64, not increasing.
+        mask: of the recurrent state: None, (N, H), or (T or 1, B or 1, H).
+        cell: a key of `CELLS`.
+        reverse: run from the end of each sequence.
+
+    Returns:
+        h (N, H), and the state after the last step of each sequence, each (B, H).
+    """
+    c0 = state[1] if cell == "lstm" else None
+    h, h_n, c_n, *_ = torch.ops.regrnn.layer(x_NI, state[0], c0, *weights, sizes_T, mask, CELLS[cell], reverse)
+    return h, ((h_n, c_n) if cell == "lstm" else (h_n,))
+
+
+def _fill(
+    cell: int, reverse: bool, h0: Tensor, c0: Tensor | None, w_hh: Tensor, sizes: Tensor, mask: Tensor | None
+) -> tuple[Layer, list[Tensor]]:
+    """What forward and backward have in common, and the tensors that must live while it is used."""
+    B, H = h0.shape
+    width = core().panel_width
+    packed = h0.new_empty((H + width - 1) // width * width * len(w_hh))
+    starts = sizes.cumsum(0) - sizes
+    out = Layer(cell=cell, T=len(sizes), H=H, reverse=reverse, threads=torch.get_num_threads())
+    out.sizes, out.starts, out.w_hh, out.h0, out.c0 = map(_at, (sizes, starts, w_hh, h0, c0))
+    out.packed = _at(packed)
+    if mask is not None:
+        out.mask = _at(mask)
+        if mask.dim() == 2:
+            out.mask_packed = 1
+        else:
+            out.mask_b = 0 if mask.size(1) == 1 and B > 1 else H
+            out.mask_t = 0 if mask.size(0) == 1 else mask.size(1) * H
+    return out, [packed, starts]
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Any]:
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
+def _layer(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    sizes: Tensor,
+    mask: Tensor | None,
+    cell: int,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x, h0, c0, w_ih, w_hh, b_ih, b_hh, sizes, mask = _contiguous(x, h0, c0, w_ih, w_hh, b_ih, b_hh, sizes, mask)
+    (N, in_features), G, H = x.shape, len(w_ih), w_hh.size(1)
+    gates, h, c, h_n, c_n, entering = _layer_results(x, h0, c0, w_ih, cell)
+    filled, _alive = _fill(cell, reverse, h0, c0, w_hh, sizes, mask)
+    b_input = b_hh
+    if cell == _GRU and b_hh is not None:  # its last part is inside of the reset product
+        b_input = b_hh.clone()
+        b_input[2 * H :] = 0
+        filled.b_hn = b_hh.data_ptr() + 2 * H * b_hh.element_size()
+    threads = torch.get_num_threads()
+    core().project(N, G, in_features, *map(_at, (x, w_ih, b_ih, b_input, gates)), threads)
+    filled.gates, filled.h, filled.c, filled.h_n, filled.c_n, filled.entering = map(
+        _at, (gates, h, c, h_n, c_n, entering)
+    )
+    core().recurrent_forward(ctypes.byref(filled))
+    return h, h_n, c_n, gates, c, entering
+
+
+def _layer_results(
+    x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, cell: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (B, H), N = h0.shape, x.size(0)
+    has_c = cell in (_LSTM, _GRU)
+    return (
+        x.new_empty(N, w_ih.size(0)),
+        x.new_empty(N, H),
+        x.new_empty(N if has_c else 0, H),
+        x.new_empty(B, H),
+        x.new_empty(B if cell == _LSTM else 0, H),
+        x.new_empty(N, H),
+    )
+
+
+def _layer_meta(
+    x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    gates, h, c, h_n, c_n, entering = _layer_results(x, h0, c0, w_ih, rest[-2])
+    return h, h_n, c_n, gates, c, entering
+
+
+def _layer_backward(
+    d_h: Tensor | None,
+    d_h_n: Tensor | None,
+    d_c_n: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    sizes: Tensor,
+    mask: Tensor | None,
+    h: Tensor,
+    gates: Tensor,
+    c: Tensor,
+    entering: Tensor,
+    cell: int,
+    reverse: bool,
+    bias: bool,
+    wants_x: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x, h0, c0, w_ih, w_hh, sizes, mask = _contiguous(x, h0, c0, w_ih, w_hh, sizes, mask)
+    d_h = torch.zeros_like(h) if d_h is None else d_h.contiguous()
+    d_h_n = torch.zeros_like(h0) if d_h_n is None else d_h_n.contiguous()
+    if cell == _LSTM:
+        d_c_n = torch.zeros_like(h0) if d_c_n is None else d_c_n.contiguous()
+    results = _layer_gradients(x, h0, c0, w_ih, w_hh, bias, wants_x)
+    d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = results
+    (N, in_features), G, H = x.shape, len(w_ih), w_hh.size(1)
+    filled, _alive = _fill(cell, reverse, h0, c0, w_hh, sizes, mask)
+    width = 4 * H if cell == _GRU else G
+    d_gates, carry = x.new_empty(N, width), torch.empty_like(h0)
+    filled.gates, filled.h, filled.c, filled.d_h, filled.d_h_n = map(_at, (gates, h, c, d_h, d_h_n))
+    filled.d_c_n, filled.d_gates, filled.carry, filled.d_h0, filled.d_c0 = map(_at, (d_c_n, d_gates, carry, d_h0, d_c0))
+    kernel, threads = core(), torch.get_num_threads()
+    kernel.recurrent_backward(ctypes.byref(filled))
+    if wants_x:
+        kernel.product(N, in_features, G, _at(d_gates), width, _at(w_ih), _at(d_x), threads)
+
+    def outer(turned: Tensor, first: int, count: int, into: Tensor, row: int, sums: Sequence[Tensor]) -> None:
+        """Rows [row, row + count) of a weight's gradient, and of the biases': those of gates from `first`."""
+        places = [s.data_ptr() + 4 * row if bias else None for s in sums]
+        places += [None] * (2 - len(places))
+        kernel.outer(
+            turned.size(0), count, N, _at(turned), d_gates.data_ptr() + 4 * first, width,
+            into.data_ptr() + 4 * row * into.size(1), *places, threads,
+        )  # fmt: skip
+
+    turned_x, turned_h = x.new_empty(in_features, N), x.new_empty(H, N)
+    kernel.transpose(N, in_features, _at(x), _at(turned_x), threads)
+    kernel.transpose(N, H, _at(entering), _at(turned_h), threads)
+    if cell == _GRU:
+        outer(turned_x, 0, G, d_w_ih, 0, [d_b_ih])
+        outer(turned_h, 0, 2 * H, d_w_hh, 0, [d_b_hh])
+        outer(turned_h, 3 * H, H, d_w_hh, 2 * H, [d_b_hh])
+    else:
+        outer(turned_x, 0, G, d_w_ih, 0, [d_b_ih, d_b_hh])
+        outer(turned_h, 0, G, d_w_hh, 0, [])
+    return results
+
+
+def _layer_gradients(
+    x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, bias: bool, wants_x: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    G = len(w_ih) if bias else 0
+    return (
+        x.new_empty(x.shape if wants_x else 0),
+        x.new_empty(h0.shape),
+        x.new_empty(0 if c0 is None else c0.shape),
+        x.new_empty(w_ih.shape),
+        x.new_empty(w_hh.shape),
+        x.new_empty(G),
+        x.new_empty(G),
+    )
+
+
+def _layer_backward_meta(
+    d_h: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None, x: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    h0, c0, w_ih, w_hh = rest[:4]
+    return _layer_gradients(x, h0, c0, w_ih, w_hh, *rest[-2:])
+
+
+def _layer_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, h0, c0, w_ih, w_hh, b_ih, _, sizes, mask, ctx.cell, ctx.reverse = inputs
+    h, _, _, gates, c, entering = output
+    ctx.bias = b_ih is not None
+    ctx.save_for_backward(x, h0, c0, w_ih, w_hh, sizes, mask, h, gates, c, entering)
+    ctx.mark_non_differentiable(gates, entering, *([] if ctx.cell in (_LSTM, _GRU) and c.numel() == 0 else [c]))
+    ctx.set_materialize_grads(False)
+
+
+def _layer_gradient(
+    ctx: Any, d_h: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None, *_: None
+) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        _twice("a layer")
+    *saved, h, gates, c, entering = ctx.saved_tensors
+    x, h0, c0, w_ih, w_hh, sizes, mask = saved
+    d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = torch.ops.regrnn.layer_backward(
+        d_h, d_h_n, d_c_n if ctx.cell == _LSTM else None, x, h0, c0, w_ih, w_hh, sizes, mask, h, gates, c, entering,
+        ctx.cell, ctx.reverse, ctx.bias, ctx.needs_input_grad[0],
+    )  # fmt: skip
+    return (
+        d_x if ctx.needs_input_grad[0] else None,
+        d_h0,
+        d_c0 if ctx.cell == _LSTM else None,
+        d_w_ih,
+        d_w_hh,
+        d_b_ih if ctx.bias else None,
+        d_b_hh if ctx.bias else None,
+        None,
+        None,
+        None,
+        None,
+    )
+
+
+# Softmax and cross-entropy.
+
+_library.define(
+    "softmax_cross_entropy(Tensor h, Tensor weight, Tensor? bias, Tensor targets) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "softmax_cross_entropy_backward(Tensor d_loss, Tensor h, Tensor weight, Tensor e, Tensor inverse_z, "
+    "bool wants_h, bool wants_weight, bool wants_bias) -> (Tensor, Tensor, Tensor)"
+)
+_library.define("token_log_probabilities(Tensor h, Tensor weight, Tensor? bias, Tensor targets) -> Tensor")
+
+
+def softmax_cross_entropy(h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
+    """See `regrnn.nn.loss.softmax_cross_entropy`; targets have been checked."""
+    loss: Tensor = torch.ops.regrnn.softmax_cross_entropy(h_NH, weight_VH, bias_V, targets_N)[0]
+    return loss
+
+
+def _softmax(h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    h, weight, bias, targets = _contiguous(h, weight, bias, targets)
+    (N, H), V, width, threads = h.shape, len(weight), core().panel_width, torch.get_num_threads()
+    e, inverse_z, losses = h.new_empty((V + width - 1) // width, N, width), h.new_empty(N), h.new_empty(N)
+    most, sums = h.new_empty(threads, N, width), h.new_empty(_GROUPS, N)
+    core().softmax_forward(N, H, V, *map(_at, (h, weight, bias, targets, e, inverse_z, losses, most, sums)), threads)
+    return losses.sum(dtype=torch.float64).to(h.dtype), e, inverse_z
+
+
+def _softmax_meta(h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    N, V, width = len(h), len(weight), core().panel_width
+    return h.new_empty(()), h.new_empty((V + width - 1) // width, N, width), h.new_empty(N)
+
+
+def _softmax_backward(
+    d_loss: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    e: Tensor,
+    inverse_z: Tensor,
+    wants_h: bool,
+    wants_weight: bool,
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    h, weight = _contiguous(h, weight)
+    results = _softmax_backward_meta(d_loss, h, weight, e, inverse_z, wants_h, wants_weight, wants_bias)
+    wanted = zip((wants_h, wants_weight, wants_bias), results, strict=True)
+    places = [_at(result) if want else None for want, result in wanted]
+    (N, H), V = h.shape, len(weight)
+    turned = h.new_empty(H, N)
+    core().softmax_backward(
+        N, H, V, *map(_at, (h, weight, e, inverse_z)), d_loss.item(), *places, _at(turned), torch.get_num_threads()
+    )
+    return results
+
+
+def _softmax_backward_meta(
+    d_loss: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    e: Tensor,
+    inverse_z: Tensor,
+    wants_h: bool,
+    wants_weight: bool,
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        h.new_empty(h.shape if wants_h else 0),
+        h.new_empty(weight.shape if wants_weight else 0),
+        h.new_empty(len(weight) if wants_bias else 0),
+    )
+
+
+def _softmax_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    h, weight, _, _ = inputs
+    _, e, inverse_z = output
+    ctx.save_for_backward(h, weight, e, inverse_z)
+    ctx.mark_non_differentiable(e, inverse_z)
+    ctx.set_materialize_grads(False)
+
+
+def _softmax_gradient(ctx: Any, d_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if d_loss is None:
+        return None, None, None, None
+    if torch.is_grad_enabled():
+        _twice("softmax_cross_entropy")
+    wanted = ctx.needs_input_grad[:3]
+    results = torch.ops.regrnn.softmax_cross_entropy_backward(d_loss, *ctx.saved_tensors, *wanted)
+    return *(result if want else None for want, result in zip(wanted, results, strict=True)), None
+
+
+def token_log_probabilities(h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
+    """See `regrnn.nn.loss.token_log_probabilities`; targets have been checked. Memory grows with N, not with N V."""
+    log_p: Tensor = torch.ops.regrnn.token_log_probabilities(h_NH, weight_VH, bias_V, targets_N)
+    return log_p
+
+
+def _log_probabilities(h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    h, weight, bias, targets = _contiguous(h, weight, bias, targets)
+    (N, H), V = h.shape, len(weight)
+    out, scratch = h.new_empty(N), h.new_empty(2, _GROUPS, N, core().panel_width)
+    core().log_probabilities(
+        N, H, V, *map(_at, (h, weight, bias, targets, out, scratch[0], scratch[1])), torch.get_num_threads()
+    )
+    return out
+
+
+# Masks.
+
+_library.define("mask(Tensor seed, float rate, int[] size, ScalarType dtype) -> Tensor")
+
+
+def mask(seed: Tensor, rate: float, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A mask of inverted dropout, 0 with probability `rate`, else 1 / (1 - rate), from the Philox stream of `seed`.
+
+    Args:
+        seed: () int64, on the device where the mask shall be.
+        rate: in [0, 1).
+        size: of the mask.
+        dtype: of the mask.
+    """
+    out: Tensor = torch.ops.regrnn.mask(seed, rate, size, dtype)
+    return out
+
+
+def _mask(seed: Tensor, rate: float, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+    n = torch.Size(size).numel()
+    kept = 1.0 / (1.0 - rate)
+    choice = choose()
+    if seed.device.type != "cpu" or choice.core is None:
+        below = philox.words(seed, n) < philox.threshold(rate)
+        return below.to(dtype).mul_(kept).view(list(size))
+    out = torch.empty(list(size), dtype=torch.float32)
+    exact = dtype == torch.float32
+    choice.core.draw_mask(
+        int(seed.item()) & (2**64 - 1), n, philox.threshold(rate), kept if exact else 1.0, out.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return out if exact else out.to(dtype).mul_(kept)
+
+
+# Gradient descent.
+
+
+def sum_of_squares(x: Tensor) -> float:
+    """Of a contiguous float32 tensor, in double precision over pieces in single."""
+    pieces = torch.empty((x.numel() + _PIECE - 1) // _PIECE, dtype=torch.float64)
+    total: float = core().sum_of_squares(x.numel(), _at(x), _at(pieces), torch.get_num_threads())
+    return total
+
+
+def descend(w: Tensor, gradient: Tensor, rate: float, factor: float, decay: float) -> None:
+    """w -= rate * (factor * gradient + decay * w), in place, for contiguous float32 tensors."""
+    core().descend(w.numel(), _at(w), _at(gradient), rate, factor, decay, torch.get_num_threads())
+
+
+def _register() -> None:
+    cpu = {
+        "layer": _layer,
+        "layer_backward": _layer_backward,
+        "softmax_cross_entropy": _softmax,
+        "softmax_cross_entropy_backward": _softmax_backward,
+        "token_log_probabilities": _log_probabilities,
+    }
+    meta: dict[str, Any] = {
+        "layer": _layer_meta,
+        "layer_backward": _layer_backward_meta,
+        "softmax_cross_entropy": _softmax_meta,
+        "softmax_cross_entropy_backward": _softmax_backward_meta,
+        "token_log_probabilities": lambda h, *_: h.new_empty(len(h)),
+        "mask": lambda seed, rate, size, dtype: seed.new_empty(size, dtype=dtype),
+    }
+    for name, function in cpu.items():
+        _library.impl(name, function, "CPU")
+    _library.impl("mask", _mask, "CPU")
+    _library.impl("mask", _mask, "CUDA")
+    for name, function in meta.items():
+        torch.library.register_fake(f"regrnn::{name}", function, lib=_library)
+    torch.library.register_autograd("regrnn::layer", _layer_gradient, setup_context=_layer_setup, lib=_library)
+    torch.library.register_autograd(
+        "regrnn::softmax_cross_entropy", _softmax_gradient, setup_context=_softmax_setup, lib=_library
+    )
+
+
+_register()

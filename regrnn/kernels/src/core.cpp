@@ -1,0 +1,106 @@
+// The core, compiled into one library for each instruction set, with REGRNN_ISA (its name) and REGRNN_VECTOR (floats
+// in a vector) defined. Libraries of their own, since inline functions that several share would be merged by the linker
+// and then run with the instructions of any. All pointers are to contiguous memory that the caller has checked; no
+// function allocates, throws or keeps anything.
+#include <pthread.h>
+
+#include "gemm.h"
+#include "philox.h"
+#include "recurrent.h"
+#include "softmax.h"
+#include "update.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+using namespace regrnn::REGRNN_ISA;
+using regrnn::Barrier;
+using regrnn::parallel;
+
+namespace regrnn {
+bool forked = false;
+}
+
+extern "C" {
+
+__attribute__((constructor)) static void watch_forks() {
+  pthread_atfork(nullptr, nullptr, [] { regrnn::forked = true; });
+}
+
+// The name of the widest instruction set that there is a library for and that this processor has.
+EXPORT const char* regrnn_instruction_set() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw"))
+    return "avx512";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+  return "baseline";
+}
+
+// Width of a panel, which the sizes of scratch depend on.
+EXPORT int64_t regrnn_panel() { return NR; }
+
+// c (M, N) = a (M, K) w (N, K)^T + bias + bias2
+EXPORT void regrnn_project(int64_t M, int64_t N, int64_t K, const float* a, const float* w, const float* bias,
+                     const float* bias2, float* c, int64_t threads) {
+  parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
+    multiply(id, n, M, N, K, Rows{a, K}, ByColumns{w, K, N}, IntoRows{c, N, N, bias, bias2});
+  });
+}
+
+// c (M, N) = a (M, K; rows lda apart) b (K, N)
+EXPORT void regrnn_product(int64_t M, int64_t N, int64_t K, const float* a, int64_t lda, const float* b, float* c,
+                     int64_t threads) {
+  parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
+    multiply(id, n, M, N, K, Rows{a, lda}, ByRows{b, N, N}, IntoRows{c, N, N});
+  });
+}
+
+// out (C, R) = in (R, C)^T
+EXPORT void regrnn_transpose(int64_t R, int64_t C, const float* in, float* out, int64_t threads) {
+  parallel(static_cast<int>(threads),
+           [&](int id, int n, Barrier&) { transpose(id, n, in, R, C, C, nullptr, 1.f, out); });
+}
+
+// c (N, M) = (turned (M, K) b (K, N; rows ldb apart))^T, and the column sums of b (N) into sums and sums2 unless null.
+EXPORT void regrnn_outer(int64_t M, int64_t N, int64_t K, const float* turned, const float* b, int64_t ldb, float* c,
+                   float* sums, float* sums2, int64_t threads) {
+  parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
+    multiply(id, n, M, N, K, Rows{turned, K}, ByRows{b, ldb, N}, IntoColumns{c, M, N, sums, sums2});
+  });
+}
+
+EXPORT void regrnn_recurrent_forward(const Layer* layer) { recurrent_forward(*layer); }
+EXPORT void regrnn_recurrent_backward(const Layer* layer) { recurrent_backward(*layer); }
+
+EXPORT void regrnn_softmax_forward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* bias,
+                             const int64_t* targets, float* e, float* inverse_z, float* losses, float* most,
+                             float* sums, int64_t threads) {
+  softmax_forward(N, H, V, h, w, bias, targets, e, inverse_z, losses, most, sums, static_cast<int>(threads));
+}
+
+EXPORT void regrnn_softmax_backward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* e,
+                              const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias,
+                              float* turned, int64_t threads) {
+  softmax_backward(N, H, V, h, w, e, inverse_z, factor, d_h, d_w, d_bias, turned, static_cast<int>(threads));
+}
+
+EXPORT void regrnn_log_probabilities(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* bias,
+                               const int64_t* targets, float* out, float* most, float* total, int64_t threads) {
+  log_probabilities(N, H, V, h, w, bias, targets, out, most, total, static_cast<int>(threads));
+}
+
+EXPORT double regrnn_sum_of_squares(int64_t n, const float* x, double* pieces, int64_t threads) {
+  return sum_of_squares(n, x, pieces, static_cast<int>(threads));
+}
+
+EXPORT void regrnn_descend(int64_t n, float* w, const float* g, float rate, float factor, float decay, int64_t threads) {
+  descend(n, w, g, rate, factor, decay, static_cast<int>(threads));
+}
+
+EXPORT void regrnn_draw_mask(uint64_t seed, int64_t n, uint64_t threshold, float kept, float* out, int64_t threads) {
+  draw_mask(seed, n, threshold, kept, out, static_cast<int>(threads));
+}
+
+}  // extern "C"

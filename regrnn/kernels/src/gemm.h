@@ -1,0 +1,182 @@
+// Matrix products, panel by panel: C = A B, with a choice of where B comes from and where C goes.
+//
+// The columns of C are cut into panels of NR. For one panel, KB rows of B at a time are packed next to each other, and
+// every tile of rows of A passes over them while they are in the first-level cache. Each element of C is the sum over
+// k in one order, whatever the number of threads, so that results do not depend on it.
+#pragma once
+
+#include <initializer_list>
+
+#include "threads.h"
+#include "tile.h"
+
+namespace regrnn {
+namespace REGRNN_ISA {
+
+constexpr long BLOCK_TILES = 80;  // tiles of rows whose panel of C is held at a time
+constexpr long BLOCK_ROWS = BLOCK_TILES * TILE_ROWS;
+
+// B[k][j] = p[k * ld + j]; K x N.
+struct ByRows {
+  const float* p;
+  long ld, N;
+  const float* pack(long panel, long k0, long n, float* out) const {
+    const long j = panel * NR, width = N - j;
+    for (long k = 0; k < n; k++, out += NR) {
+      const float* row = p + (k0 + k) * ld + j;
+      store(out, load_some(row, width));
+      store(out + VL, load_some(row + VL, width - VL));
+    }
+    return out - n * NR;
+  }
+};
+
+// B[k][j] = p[j * ld + k]; K x N. The layout of a weight matrix (outputs, inputs).
+struct ByColumns {
+  const float* p;
+  long ld, N;
+  const float* pack(long panel, long k0, long n, float* out) const {
+    const long j0 = panel * NR;
+    const int width = N - j0 < NR ? static_cast<int>(N - j0) : NR;
+    if (width < NR) std::memset(out, 0, n * NR * sizeof(float));
+    const float* column = p + j0 * ld + k0;
+    for (int j = 0; j < width; j++, column += ld)
+      for (long k = 0; k < n; k++) out[k * NR + j] = column[k];
+    return out;
+  }
+};
+
+// Panels that lie ready: B[k][panel * NR + j] = p[(panel * K + k) * NR + j].
+struct Ready {
+  const float* p;
+  long K;
+  const float* pack(long panel, long k0, long, float*) const { return p + (panel * K + k0) * NR; }
+};
+
+// A, M x K: row r at p + r * ld, chunks of NR elements `chunk` apart (see `tile`).
+struct Rows {
+  const float* p;
+  long ld;
+  long chunk = NR;
+};
+
+// C = A B. The sink is called as sink(panel, first_row, rows, values) with values[rows][NR] for every part of C, and as
+// sink.sums(panel, values[NR]) with the weighted column sums of B, sum over k of weight[k] B[k][j], if it wants them.
+template <class Source, class Sink>
+void multiply(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink) {
+  alignas(64) static thread_local float values[BLOCK_ROWS * NR];
+  alignas(64) static thread_local float packed[KB * NR];
+  const long panels = (N + NR - 1) / NR, tiles = tiles_of(M);
+  const Part part(panels * tiles, id, threads);
+  for (long at = part.begin; at < part.end;) {
+    const long panel = at / tiles, first = at % tiles;
+    long last = first + (part.end - at) < tiles ? first + (part.end - at) : tiles;
+    if (last - first > BLOCK_TILES) last = first + BLOCK_TILES;
+    const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
+    vf sums[2] = {};
+    for (long k0 = 0; k0 < K; k0 += KB) {
+      const long n = K - k0 < KB ? K - k0 : KB;
+      const float* bk = b.pack(panel, k0, n, packed);
+      if (Sink::wants_sums && first == 0) {
+        for (long k = 0; k < n; k++) {
+          const vf w = splat(sink.weight(k0 + k));
+          sums[0] += w * load(bk + k * NR);
+          sums[1] += w * load(bk + k * NR + VL);
+        }
+      }
+      const float* ak = a.p + k0 / NR * a.chunk;
+      for (long i = first; i < last; i++) {
+        const long r = tile_start(M, tiles, i), count = tile_start(M, tiles, i + 1) - r;
+        tile_rows<Ahead::rows>(static_cast<int>(count), n, ak + r * a.ld, a.ld, a.chunk, bk, values + (r - row0) * NR,
+                               k0 > 0, nullptr);
+      }
+    }
+    if (K == 0) std::memset(values, 0, rows * NR * sizeof(float));
+    sink(panel, row0, rows, values);
+    if (Sink::wants_sums && first == 0) {
+      float out[NR];
+      store(out, sums[0]);
+      store(out + VL, sums[1]);
+      sink.sums(panel, out);
+    }
+    at += last - first;
+  }
+}
+
+// C row by row, with one or two biases (or none) on its columns, and a factor and a factor for each row (or none).
+struct IntoRows {
+  static constexpr bool wants_sums = false;
+  float* c;
+  long ld, N;
+  const float* bias = nullptr;
+  const float* bias2 = nullptr;
+  const float* row_factor = nullptr;
+  float factor = 1.f;
+
+  float weight(long) const { return 1.f; }
+  void sums(long, const float*) const {}
+  void operator()(long panel, long row0, long rows, const float* values) const {
+    const long j = panel * NR, width = N - j;
+    vf b0 = {}, b1 = {};
+    for (const float* b : {bias, bias2}) {
+      if (b == nullptr) continue;
+      b0 += load_some(b + j, width);
+      b1 += load_some(b + j + VL, width - VL);
+    }
+    for (long r = 0; r < rows; r++) {
+      float* out = c + (row0 + r) * ld + j;
+      const float f = row_factor == nullptr ? factor : factor * row_factor[row0 + r];
+      store_some(out, load(values + r * NR) * f + b0, width);
+      store_some(out + VL, load(values + r * NR + VL) * f + b1, width - VL);
+    }
+  }
+};
+
+// C transposed, c[j * ld + r], unless c is null; and the column sums of B.
+struct IntoColumns {
+  static constexpr bool wants_sums = true;
+  float* c;
+  long ld, N;
+  float* column_sums = nullptr;
+  float* column_sums2 = nullptr;
+  const float* weights = nullptr;
+  float factor = 1.f;  // of the sums alone
+
+  float weight(long k) const { return weights == nullptr ? factor : factor * weights[k]; }
+  void sums(long panel, const float* values) const {
+    const long j = panel * NR, width = N - j < NR ? N - j : NR;
+    for (float* out : {column_sums, column_sums2})
+      if (out != nullptr) std::memcpy(out + j, values, width * sizeof(float));
+  }
+  void operator()(long panel, long row0, long rows, const float* values) const {
+    if (c == nullptr) return;
+    const long j = panel * NR, width = N - j < NR ? N - j : NR;
+    for (long i = 0; i < width; i++) {
+      float* out = c + (j + i) * ld + row0;
+      for (long r = 0; r < rows; r++) out[r] = values[r * NR + i];
+    }
+  }
+};
+
+// out[c * rows + r] = factor[r] * in[r * ld + c], this thread's part of the columns.
+inline void transpose(int id, int threads, const float* in, long rows, long columns, long ld, const float* factor,
+                      float scale, float* out) {
+  constexpr long S = 16;  // a square of this side is read and written in whole cache lines
+  const Part part((columns + S - 1) / S, id, threads);
+  float square[S][S];
+  for (long c0 = part.begin * S; c0 < columns && c0 < part.end * S; c0 += S) {
+    const long width = columns - c0 < S ? columns - c0 : S;
+    for (long r0 = 0; r0 < rows; r0 += S) {
+      const long height = rows - r0 < S ? rows - r0 : S;
+      for (long r = 0; r < height; r++) {
+        const float f = factor == nullptr ? scale : scale * factor[r0 + r];
+        const float* row = in + (r0 + r) * ld + c0;
+        for (long c = 0; c < width; c++) square[c][r] = f * row[c];
+      }
+      for (long c = 0; c < width; c++) std::memcpy(out + (c0 + c) * rows + r0, square[c], height * sizeof(float));
+    }
+  }
+}
+
+}  // namespace REGRNN_ISA
+}  // namespace regrnn

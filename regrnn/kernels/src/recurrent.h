@@ -1,0 +1,284 @@
+// The recurrent steps of a layer, forward and backward in time.
+//
+// Each thread owns a range of panels of hidden units, and meets the others at one barrier a time step. The recurrent
+// weights are packed into panels once. The gates of NR units are computed while their products are still in the cache.
+#pragma once
+
+#include <algorithm>
+
+#include "gemm.h"
+#include "layer.h"
+
+namespace regrnn {
+namespace REGRNN_ISA {
+
+constexpr long STEP_ROWS = 36;  // rows of a time step whose products are held at a time
+
+// The order of the steps: rows of step s are those of time t(s), rows [start, start + size) of a packed batch.
+struct Steps {
+  const Layer& layer;
+  long t(long s) const { return layer.reverse ? layer.T - 1 - s : s; }
+  long size(long s) const { return s < 0 || s >= layer.T ? 0 : layer.sizes[t(s)]; }
+  long start(long s) const { return layer.starts[t(s)]; }
+  const float* mask(long s, long b) const {
+    if (layer.mask == nullptr) return nullptr;
+    return layer.mask + (layer.mask_packed ? (start(s) + b) * layer.H : t(s) * layer.mask_t + b * layer.mask_b);
+  }
+  // The state that step s starts from in row b: of the step before, or, for a row that begins here, the first one.
+  const float* before(const float* states, const float* first, long s, long b) const {
+    return b < size(s - 1) ? states + (start(s - 1) + b) * layer.H : first + b * layer.H;
+  }
+};
+
+// A thread's share of the panels of hidden units. Where the threads do not divide them, neighbours share a panel and
+// divide its rows at every step.
+struct Share {
+  const long panels, id, threads;
+  long first() const { return panels * id / threads; }
+  long end() const { return (panels * (id + 1) + threads - 1) / threads; }
+  // Of `rows` rows of panel p, the first that is this thread's, and the end of them.
+  long begin_row(long p, long rows) const { return rows * std::max(panels * id - p * threads, 0L) / threads; }
+  long end_row(long p, long rows) const {
+    return rows * std::min(panels * (id + 1) - p * threads, threads) / threads;
+  }
+  bool packs(long p) const { return p * threads >= panels * id; }
+};
+
+inline int gates_of(int cell) { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
+
+// Products of `rows` rows of a, K wide, with Q panels that lie one after the other from `block`, into
+// out[q][rows][NR]. While one piece of a panel is worked on, the lines of the next are fetched; `after` comes last.
+inline void products(const float* block, int Q, long K, long rows, const float* a, long lda, float* out,
+                     const float* after) {
+  const long tiles = tiles_of(rows);
+  for (long k0 = 0; k0 < K; k0 += KB) {
+    const long n = K - k0 < KB ? K - k0 : KB;
+    for (int q = 0; q < Q; q++) {
+      const float* panel = block + (q * K + k0) * NR;
+      const float* next = q + 1 < Q ? panel + K * NR : k0 + n < K ? block + (k0 + n) * NR : after;
+      for (long i = 0; i < tiles; i++) {
+        const long r = tile_start(rows, tiles, i);
+        const int count = static_cast<int>(tile_start(rows, tiles, i + 1) - r);
+        float* c = out + (q * rows + r) * NR;
+        tile_rows<Ahead::panel>(count, n, a + r * lda + k0, lda, NR, panel, c, k0 > 0, next + n * NR * i / tiles);
+      }
+    }
+  }
+}
+
+// The step of VL units from j of one row; u is their recurrent product, one gate `gate_stride` after the other.
+template <int cell>
+REGRNN_INLINE void forward_unit(const Layer& l, const Steps& steps, long s, long b, long j, long width, const float* u,
+                                long gate_stride) {
+  const long row = steps.start(s) + b, H = l.H;
+  const bool last = s + 1 == l.T || b >= steps.size(s + 1);
+  float* g = l.gates + row * gates_of(cell) * H + j;
+  vf h;
+  if (cell == LSTM) {
+    const vf i = sigmoid(load_some(g, width) + load(u));
+    const vf f = sigmoid(load_some(g + H, width) + load(u + gate_stride));
+    const vf z = tanh(load_some(g + 2 * H, width) + load(u + 2 * gate_stride));
+    const vf o = sigmoid(load_some(g + 3 * H, width) + load(u + 3 * gate_stride));
+    const vf c = f * load_some(steps.before(l.c, l.c0, s, b) + j, width) + i * z;
+    h = o * tanh(c);
+    store_some(g, i, width);
+    store_some(g + H, f, width);
+    store_some(g + 2 * H, z, width);
+    store_some(g + 3 * H, o, width);
+    store_some(l.c + row * H + j, c, width);
+    if (last) store_some(l.c_n + b * H + j, c, width);
+  } else if (cell == GRU) {
+    const vf r = sigmoid(load_some(g, width) + load(u));
+    const vf z = sigmoid(load_some(g + H, width) + load(u + gate_stride));
+    vf n = load(u + 2 * gate_stride);
+    if (l.b_hn != nullptr) n += load_some(l.b_hn + j, width);
+    store_some(l.c + row * H + j, n, width);
+    n = tanh(load_some(g + 2 * H, width) + r * n);
+    h = n + z * (load_some(steps.before(l.h, l.h0, s, b) + j, width) - n);
+    store_some(g, r, width);
+    store_some(g + H, z, width);
+    store_some(g + 2 * H, n, width);
+  } else {
+    const vf a = load_some(g, width) + load(u);
+    h = cell == TANH ? tanh(a) : cell == RELU ? (a < vf{} ? vf{} : a) : sigmoid(a);
+  }
+  store_some(l.h + row * H + j, h, width);
+  if (last) store_some(l.h_n + b * H + j, h, width);
+}
+
+// Copies the units of one panel, from j, of a row of states into what step s multiplies, through its mask.
+inline void enter(const Layer& l, const Steps& steps, long s, long b, const float* state, long j) {
+  float* out = l.entering + (steps.start(s) + b) * l.H;
+  const float* mask = steps.mask(s, b);
+  for (const long end = std::min(j + NR, l.H); j < end; j += VL) {
+    const vf x = load_some(state + j, l.H - j);
+    store_some(out + j, mask == nullptr ? x : x * load_some(mask + j, l.H - j), l.H - j);
+  }
+}
+
+template <int cell>
+void forward_cell(const Layer& l) {
+  const Steps steps{l};
+  const int Q = gates_of(cell);
+  const long H = l.H, T = l.T, blocks = (H + NR - 1) / NR;
+  parallel(l.threads, [&](int id, int threads, Barrier& barrier) {
+    const Share share{blocks, id, threads};
+    alignas(64) float u[4 * STEP_ROWS * NR];
+    for (long p = share.first(); p < share.end(); p++) {
+      if (!share.packs(p)) continue;
+      for (int q = 0; q < Q; q++) {
+        const ByColumns w{l.w_hh + q * H * H, H, H};
+        w.pack(p, 0, H, l.packed + (p * Q + q) * H * NR);
+      }
+      for (long b = 0; b < steps.size(0); b++) enter(l, steps, 0, b, l.h0 + b * H, p * NR);
+    }
+    barrier.wait();
+    for (long s = 0; s < T; s++) {
+      const long size = steps.size(s), coming = steps.size(s + 1);
+      for (long p = share.first(); p < share.end(); p++) {
+        const float* after = l.packed + (p + 1 < share.end() ? p + 1 : share.first()) * Q * H * NR;
+        const long end = share.end_row(p, size);
+        for (long b0 = share.begin_row(p, size); b0 < end; b0 += STEP_ROWS) {
+          const long rows = std::min(STEP_ROWS, end - b0);
+          products(l.packed + p * Q * H * NR, Q, H, rows, l.entering + (steps.start(s) + b0) * H, H, u, after);
+          for (long r = 0; r < rows; r++) {
+            for (long v = 0; v < NR && p * NR + v < H; v += VL)
+              forward_unit<cell>(l, steps, s, b0 + r, p * NR + v, H - p * NR - v, u + r * NR + v, rows * NR);
+            const long b = b0 + r;
+            if (b < coming) enter(l, steps, s + 1, b, l.h + (steps.start(s) + b) * H, p * NR);
+          }
+        }
+        if (share.packs(p))  // rows that begin with the next step
+          for (long b = size; b < coming; b++) enter(l, steps, s + 1, b, l.h0 + b * H, p * NR);
+      }
+      barrier.wait();
+    }
+  });
+}
+
+// The gradient at the gates of one row of one step, from that at its h (and, of an LSTM, at its c).
+//
+// `carry` of an LSTM is the gradient at c; of a GRU the part of that at h which goes past the recurrent product.
+template <int cell>
+REGRNN_INLINE void backward_unit(const Layer& l, const Steps& steps, long s, long b, long j, long width, vf dh) {
+  const long row = steps.start(s) + b, H = l.H;
+  const float* g = l.gates + row * gates_of(cell) * H + j;
+  float* d = l.d_gates + row * (cell == RELU || cell == TANH || cell == SIGMOID ? 1 : 4) * H + j;
+  float* carry = l.carry + b * H + j;
+  if (cell == LSTM) {
+    const vf i = load_some(g, width), f = load_some(g + H, width), z = load_some(g + 2 * H, width),
+             o = load_some(g + 3 * H, width);
+    const vf t = tanh(load_some(l.c + row * H + j, width));
+    const vf dc = load_some(carry, width) + dh * o * (1.f - t * t);
+    store_some(d, dc * z * i * (1.f - i), width);
+    store_some(d + H, dc * load_some(steps.before(l.c, l.c0, s, b) + j, width) * f * (1.f - f), width);
+    store_some(d + 2 * H, dc * i * (1.f - z * z), width);
+    store_some(d + 3 * H, dh * t * o * (1.f - o), width);
+    store_some(carry, dc * f, width);
+  } else if (cell == GRU) {
+    const vf r = load_some(g, width), z = load_some(g + H, width), n = load_some(g + 2 * H, width);
+    const vf dn = dh * (1.f - z) * (1.f - n * n);
+    store_some(d, dn * load_some(l.c + row * H + j, width) * r * (1.f - r), width);
+    store_some(d + H, dh * (load_some(steps.before(l.h, l.h0, s, b) + j, width) - n) * z * (1.f - z), width);
+    store_some(d + 2 * H, dn, width);
+    store_some(d + 3 * H, dn * r, width);
+    store_some(carry, dh * z, width);
+  } else {
+    const vf h = load_some(l.h + row * H + j, width);
+    store_some(d, cell == TANH ? dh * (1.f - h * h) : cell == RELU ? (h > vf{} ? dh : vf{}) : dh * h * (1.f - h),
+               width);
+  }
+}
+
+template <int cell>
+void backward_cell(const Layer& l) {
+  const Steps steps{l};
+  const int Q = gates_of(cell);
+  // Of a GRU the gradient at the gates has four parts: at r, z, n, and at the recurrent product that r multiplies.
+  const long H = l.H, T = l.T, K = Q * H, ld = cell == GRU ? 4 * H : K, blocks = (H + NR - 1) / NR;
+  parallel(l.threads, [&](int id, int threads, Barrier& barrier) {
+    const Share share{blocks, id, threads};
+    alignas(64) float u[2 * STEP_ROWS * NR];
+    const ByRows w{l.w_hh, H, H};
+    for (long p = share.first(); p < share.end(); p++)
+      if (share.packs(p)) w.pack(p, 0, K, l.packed + p * K * NR);
+    barrier.wait();
+    // After step s: the gradient that leaves it for the states before it.
+    auto leaving = [&](long s, long p, long b0, long rows) {
+      const float* block = l.packed + p * K * NR;
+      const float* after = l.packed + (p + 1 < share.end() ? p + 1 : share.first()) * K * NR;
+      const float* d = l.d_gates + (steps.start(s) + b0) * ld;
+      if (cell == GRU) {
+        float* second = u + STEP_ROWS * NR;
+        products(block, 1, 2 * H, rows, d, ld, u, block + 2 * H * NR);
+        products(block + 2 * H * NR, 1, H, rows, d + 3 * H, ld, second, after);
+        for (long i = 0; i < rows * NR; i++) u[i] += second[i];
+      } else {
+        products(block, 1, K, rows, d, ld, u, after);
+      }
+      for (long r = 0; r < rows; r++) {
+        const float* mask = steps.mask(s, b0 + r);
+        if (mask == nullptr) continue;
+        const long j = p * NR, width = std::min<long>(NR, H - j);
+        for (long i = 0; i < width; i++) u[r * NR + i] *= mask[j + i];
+      }
+    };
+    for (long s = T; s-- > -1;) {
+      // Rows that step s + 1 sends back: to step s, or, where a row began there, to the first state.
+      const long sent = steps.size(s + 1), size = steps.size(s), most = std::max(sent, size);
+      for (long p = share.first(); p < share.end(); p++) {
+        const long end = share.end_row(p, most);
+        for (long b0 = share.begin_row(p, most); b0 < end; b0 += STEP_ROWS) {
+          const long rows = std::min(STEP_ROWS, end - b0);
+          const long with = std::min(std::max(sent - b0, 0L), rows);
+          if (with > 0) leaving(s + 1, p, b0, with);
+          for (long r = 0; r < rows; r++)
+            for (long v = 0; v < NR; v += VL) {
+              const long b = b0 + r, j = p * NR + v, width = H - j;
+              if (width <= 0) break;
+              float* carry = l.carry + b * H + j;
+              vf dh = {};
+              if (b < sent) {
+                dh = load(u + r * NR + v);
+                if (cell == GRU) dh += load_some(carry, width);
+              } else {  // the row ends with step s
+                dh = load_some(l.d_h_n + b * H + j, width);
+                if (cell == LSTM) store_some(carry, load_some(l.d_c_n + b * H + j, width), width);
+              }
+              if (b < size) {
+                dh += load_some(l.d_h + (steps.start(s) + b) * H + j, width);
+                backward_unit<cell>(l, steps, s, b, j, width, dh);
+              } else {
+                store_some(l.d_h0 + b * H + j, dh, width);
+                if (cell == LSTM) store_some(l.d_c0 + b * H + j, load_some(carry, width), width);
+              }
+            }
+        }
+      }
+      barrier.wait();
+    }
+  });
+}
+
+inline void recurrent_forward(const Layer& l) {
+  switch (l.cell) {
+    case TANH: return forward_cell<TANH>(l);
+    case RELU: return forward_cell<RELU>(l);
+    case SIGMOID: return forward_cell<SIGMOID>(l);
+    case LSTM: return forward_cell<LSTM>(l);
+    default: return forward_cell<GRU>(l);
+  }
+}
+
+inline void recurrent_backward(const Layer& l) {
+  switch (l.cell) {
+    case TANH: return backward_cell<TANH>(l);
+    case RELU: return backward_cell<RELU>(l);
+    case SIGMOID: return backward_cell<SIGMOID>(l);
+    case LSTM: return backward_cell<LSTM>(l);
+    default: return backward_cell<GRU>(l);
+  }
+}
+
+}  // namespace REGRNN_ISA
+}  // namespace regrnn

@@ -1,0 +1,82 @@
+// Threads of the OpenMP pool that torch uses too, and a barrier for them.
+#pragma once
+
+#include <atomic>
+#include <new>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+#include <sched.h>
+
+namespace regrnn {
+
+// Whether this process was forked from one that had loaded the core: OpenMP's threads do not survive a fork.
+extern bool forked;
+
+class Barrier {
+ public:
+  explicit Barrier(int threads) : threads_(threads) {}
+
+  void wait() {
+    if (threads_ == 1) return;
+    const int phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
+      arrived_.store(0, std::memory_order_relaxed);
+      phase_.store(phase + 1, std::memory_order_release);
+      return;
+    }
+    // Spinning costs least while every thread has a core; where it has none, the others need ours.
+    for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; spins++) {
+      if (spins < 4096)
+        pause();
+      else
+        sched_yield();
+    }
+  }
+
+ private:
+  static void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+  const int threads_;
+  std::atomic<int> arrived_{0};
+  std::atomic<int> phase_{0};
+};
+
+// Runs body(id, threads, barrier) on every thread.
+template <class Body>
+void parallel(int threads, const Body& body) {
+#ifdef _OPENMP
+  if (threads > 1 && !forked && !omp_in_parallel()) {
+    // The region may get fewer threads than it asks for, so the barrier is made when their number is known.
+    alignas(Barrier) unsigned char place[sizeof(Barrier)];
+    Barrier* barrier = nullptr;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp single
+      barrier = new (place) Barrier(omp_get_num_threads());
+      body(omp_get_thread_num(), omp_get_num_threads(), *barrier);
+    }
+    return;
+  }
+#endif
+  Barrier alone(1);
+  body(0, 1, alone);
+}
+
+// The part of n things that is thread `id`'s.
+struct Part {
+  long begin, end;
+  Part(long n, int id, int threads) : begin(n * id / threads), end(n * (id + 1) / threads) {}
+};
+
+}  // namespace regrnn

@@ -1,0 +1,99 @@
+// Vectors of floats of the instruction set this file is compiled for, and the elementary functions on them.
+//
+// The compiler's vector extension is used, not intrinsics, so that one source serves SSE2, AVX2, AVX-512 and NEON.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace regrnn {
+namespace REGRNN_ISA {
+
+#define REGRNN_INLINE inline __attribute__((always_inline))
+#define REGRNN_LAMBDA_INLINE __attribute__((always_inline))
+
+constexpr int VL = REGRNN_VECTOR;  // floats in a vector
+constexpr int NR = 2 * VL;         // width of a panel: output columns that one tile computes
+
+typedef float vf __attribute__((vector_size(VL * 4)));
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+
+REGRNN_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+REGRNN_INLINE void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
+REGRNN_INLINE vf splat(float x) { return x - vf{}; }
+
+// The first n floats, the others 0; n may be below 0 or above VL.
+REGRNN_INLINE vf load_some(const float* p, long n) {
+  if (n >= VL) return load(p);
+  vf x = {};
+  if (n > 0) std::memcpy(&x, p, n * sizeof(float));
+  return x;
+}
+
+REGRNN_INLINE void store_some(float* p, vf x, long n) {
+  if (n >= VL)
+    store(p, x);
+  else if (n > 0)
+    std::memcpy(p, &x, n * sizeof(float));
+}
+
+REGRNN_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
+
+REGRNN_INLINE float sum(vf x) {
+  float total = 0;
+  for (int i = 0; i < VL; i++) total += x[i];
+  return total;
+}
+
+REGRNN_INLINE float largest(vf x) {
+  float most = x[0];
+  for (int i = 1; i < VL; i++) most = x[i] > most ? x[i] : most;
+  return most;
+}
+
+// e^x for x <= 0 to 2 units in the last place; 0 below -87.3, NaN stays NaN.
+REGRNN_INLINE vf exp_of_negative(vf x) {
+  const vf low = splat(-87.33654f);
+  const vf bounded = x < low ? low : x;
+  const vf round = splat(12582912.f);  // 1.5 * 2^23: adding and subtracting it rounds to an integer
+  const vf shifted = bounded * 1.44269504f + round;
+  const vf n = shifted - round;
+  const vf r = bounded - n * 0.693359375f - n * -2.12194440e-4f;  // ln 2 in two parts
+  // Cephes' polynomial for e^r on +-ln(2)/2.
+  vf y = splat(1.9875691500e-4f);
+  y = y * r + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * (r * r) + r + 1.f;
+  const vf power = reinterpret_cast<vf>((reinterpret_cast<vi>(shifted) - 0x4B400000 + 127) << 23);  // 2^n
+  return x < low ? vf{} : y * power;
+}
+
+// tanh to 3e-7: x P(x^2) / Q(x^2), fitted to the least relative error on +-9 (1.3e-9 before rounding).
+REGRNN_INLINE vf tanh(vf x) {
+  const vf end = splat(9.f);
+  x = x > end ? end : (x < -end ? -end : x);
+  const vf s = x * x;
+  vf p = splat(-1.224727610993348e-11f);
+  p = p * s + 3.0643949600062115e-08f;
+  p = p * s + 2.803191455313936e-05f;
+  p = p * s + 0.0038695381954312325f;
+  p = p * s + 0.13680881261825562f;
+  p = p * s + 1.f;
+  vf q = splat(1.2890768630313687e-06f);
+  q = q * s + 0.00039407663280144334f;
+  q = q * s + 0.027250267565250397f;
+  q = q * s + 0.470142126083374f;
+  q = q * s + 1.f;
+  const vf y = x * p / q;
+  const vf one = splat(1.f);
+  return y > one ? one : (y < -one ? -one : y);
+}
+
+REGRNN_INLINE vf sigmoid(vf x) { return 0.5f + 0.5f * tanh(0.5f * x); }
+
+}  // namespace REGRNN_ISA
+}  // namespace regrnn
