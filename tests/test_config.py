@@ -83,10 +83,10 @@ def test_to_dict_comes_back_through_fill() -> None:
         ({"size": 1, "dropout": "0.5"}, "here dropout: expected a number, found '0.5' (str)"),
         ({"size": 1, "dropout": [0.5]}, "here dropout: expected a number, found [0.5] (list)"),
         ({"size": 1, "dropout": True}, "here dropout: expected a number, found True (bool)"),
-        ({"size": 1, "dropout": {"masks": "stpe"}}, "here dropout masks: 'stpe' is not one of step, sequence"),
+        ({"size": 1, "dropout": {"masks": "stpe"}}, "here dropout masks: 'stpe' is not one of step, sequence, batch"),
         (
             {"size": 1, "dropout": {"recurrent_masks": {}}},
-            "here dropout recurrent_masks: {} is not one of step, sequence",
+            "here dropout recurrent_masks: {} is not one of step, sequence, batch",
         ),
         ({"size": 1, "zzz": 1}, f"here: unknown key 'zzz'; known: {KNOWN}"),
         (["size"], "here: expected a table, found ['size']"),
@@ -166,7 +166,7 @@ def test_flags_are_refused_by_name(flag: str, text: str, message: str) -> None:
         (
             "--model.dropout.recurrent-masks",
             "once",
-            "here dropout recurrent_masks: 'once' is not one of step, sequence",
+            "here dropout recurrent_masks: 'once' is not one of step, sequence, batch",
         ),
     ],
 )

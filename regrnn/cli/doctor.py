@@ -19,8 +19,18 @@ def doctor(*, json: bool = False) -> None:
 
     from regrnn._version import __version__
     from regrnn.data.locate import cache_root, data_root
+    from regrnn.errors import RegrnnError
+    from regrnn.kernels.core import choose
     from regrnn.training.result import commit, processor
 
+    try:
+        choice = choose()
+        if choice.core is None:
+            core = f"none, torch's kernels run instead, which are slower: {choice.reason}"
+        else:
+            core = f"{choice.reason} (set REGRNN_KERNEL to change)"
+    except RegrnnError as error:
+        core = f"error: {error}"
     extras = {"fetch": "pooch", "tensorboard": "tensorboard"}
     facts = {
         "regrnn": __version__ + (f" ({found})" if (found := commit()) else ""),
@@ -29,7 +39,7 @@ def doctor(*, json: bool = False) -> None:
         "processor": f"{processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "devices": ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))],
-        "layers": "torch's own kernels, one layer at a time; the reference loop where the recurrent state is dropped",
+        "core": core,
         "data": f"{data_root()} (set REGRNN_DATA to change)",
         "cache": f"{cache_root()} (set REGRNN_CACHE to change)",
         "extras": {

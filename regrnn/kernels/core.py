@@ -31,7 +31,16 @@ class Layer(Structure):
     ]
 
 
-_P, _N, _F = c_void_p, c_int64, c_float
+class Shared(Structure):
+    """`struct Shared` of src/layer.h."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("groups", "N", "K")),
+        *((name, c_void_p) for name in ("first", "mask", "kept", "count")),
+    ]
+
+
+_P, _N, _F, _S = c_void_p, c_int64, c_float, POINTER(Shared)
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "panel": (_N, []),
     "project": (None, [_N, _N, _N, _P, _P, _P, _P, _P, _N]),
@@ -40,8 +49,11 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "outer": (None, [_N, _N, _N, _P, _P, _N, _P, _P, _P, _N]),
     "recurrent_forward": (None, [POINTER(Layer)]),
     "recurrent_backward": (None, [POINTER(Layer)]),
-    "softmax_forward": (None, [_N, _N, _N, *[_P] * 9, _N]),
-    "softmax_backward": (None, [_N, _N, _N, *[_P] * 4, _F, *[_P] * 4, _N]),
+    "shared_project": (None, [_S, _N, *[_P] * 7, _N]),
+    "shared_product": (None, [_S, _N, _P, _N, *[_P] * 4, _N]),
+    "shared_outer": (None, [_S, _N, _P, _P, _N, *[_P] * 5, _N]),
+    "softmax_forward": (None, [_N, _N, _N, *[_P] * 9, _S, _P, _N]),
+    "softmax_backward": (None, [_N, _N, _N, *[_P] * 4, _F, *[_P] * 4, _S, *[_P] * 3, _N]),
     "log_probabilities": (None, [_N, _N, _N, *[_P] * 7, _N]),
     "sum_of_squares": (c_double, [_N, _P, _P, _N]),
     "descend": (None, [_N, _P, _P, _F, _F, _F, _N]),

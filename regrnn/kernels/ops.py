@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from regrnn.kernels import philox
-from regrnn.kernels.core import Core, Layer, choose
+from regrnn.kernels.core import Core, Layer, Shared, choose
 
 CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "rnn_sigmoid": 2, "lstm": 3, "gru": 4}
 _LSTM, _GRU = 3, 4
@@ -47,11 +47,13 @@ def _twice(what: str) -> NoReturn:
 
 _library.define(
     "layer(Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor sizes, "
-    "Tensor? mask, int cell, bool reverse) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "Tensor? mask, Tensor? shared, Tensor? first, int cell, bool reverse) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
     "layer_backward(Tensor? d_h, Tensor? d_h_n, Tensor? d_c_n, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, "
-    "Tensor w_hh, Tensor sizes, Tensor? mask, Tensor h, Tensor gates, Tensor c, Tensor entering, int cell, "
+    "Tensor w_hh, Tensor sizes, Tensor? mask, Tensor? shared, Tensor? first, Tensor h, Tensor gates, Tensor c, "
+    "Tensor entering, int cell, "
     "bool reverse, bool bias, bool wants_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
@@ -62,6 +64,8 @@ def layer(
     weights: Sequence[Tensor | None],
     sizes_T: Tensor,
     mask: Tensor | None,
+    shared: Tensor | None,
+    first: Tensor | None,
     cell: str,
     reverse: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -73,6 +77,8 @@ def layer(
         weights: (w_ih, w_hh, b_ih, b_hh).
         sizes_T: rows of each time step, int64, not increasing.
         mask: of the recurrent state: None, (N, H), or (T or 1, B or 1, H).
+        shared: None, or a mask of the input (groups, I) whose row g is that of the rows [first[g], first[g + 1]).
+        first: (groups + 1,) int64, or None.
         cell: a key of `CELLS`.
         reverse: run from the end of each sequence.
 
@@ -80,7 +86,9 @@ def layer(
         h (N, H), and the state after the last step of each sequence, each (B, H).
     """
     c0 = state[1] if cell == "lstm" else None
-    h, h_n, c_n, *_ = torch.ops.regrnn.layer(x_NI, state[0], c0, *weights, sizes_T, mask, CELLS[cell], reverse)
+    h, h_n, c_n, *_ = torch.ops.regrnn.layer(
+        x_NI, state[0], c0, *weights, sizes_T, mask, shared, first, CELLS[cell], reverse
+    )
     return h, ((h_n, c_n) if cell == "lstm" else (h_n,))
 
 
@@ -105,6 +113,22 @@ def _fill(
     return out, [packed, starts]
 
 
+def _shared(x: Tensor, mask: Tensor, first: Tensor) -> tuple[Any, list[Tensor]]:
+    """A shared mask of the rows x as the core takes it, and the tensors that must live while it is used."""
+    mask, first = mask.contiguous(), first.contiguous()
+    groups, K = mask.shape
+    kept, count = torch.empty(groups, K, dtype=torch.int32), torch.empty(groups, dtype=torch.int32)
+    filled = Shared(groups=groups, N=len(x), K=K)
+    filled.first, filled.mask, filled.kept, filled.count = map(_at, (first, mask, kept, count))
+    return ctypes.byref(filled), [mask, first, kept, count]
+
+
+def _lanes(x: Tensor, mask: Tensor) -> Tensor:
+    """Scratch for gradients at an input under a shared mask, whose rows take whole vectors."""
+    (N, K), vector = x.shape, core().panel_width // 2
+    return x.new_empty((N + len(mask) * vector) * K)
+
+
 def _contiguous(*tensors: Tensor | None) -> list[Any]:
     return [None if t is None else t.contiguous() for t in tensors]
 
@@ -119,6 +143,8 @@ def _layer(
     b_hh: Tensor | None,
     sizes: Tensor,
     mask: Tensor | None,
+    shared: Tensor | None,
+    first: Tensor | None,
     cell: int,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -132,7 +158,12 @@ def _layer(
         b_input[2 * H :] = 0
         filled.b_hn = b_hh.data_ptr() + 2 * H * b_hh.element_size()
     threads = torch.get_num_threads()
-    core().project(N, G, in_features, *map(_at, (x, w_ih, b_ih, b_input, gates)), threads)
+    if shared is not None and first is not None:
+        lists, _lists_alive = _shared(x, shared, first)
+        compacted, own = torch.empty_like(x), x.new_empty(threads, N, core().panel_width)
+        core().shared_project(lists, G, *map(_at, (x, w_ih, b_ih, b_input, gates, compacted, own)), threads)
+    else:
+        core().project(N, G, in_features, *map(_at, (x, w_ih, b_ih, b_input, gates)), threads)
     filled.gates, filled.h, filled.c, filled.h_n, filled.c_n, filled.entering = map(
         _at, (gates, h, c, h_n, c_n, entering)
     )
@@ -173,6 +204,8 @@ def _layer_backward(
     w_hh: Tensor,
     sizes: Tensor,
     mask: Tensor | None,
+    shared: Tensor | None,
+    first: Tensor | None,
     h: Tensor,
     gates: Tensor,
     c: Tensor,
@@ -197,7 +230,15 @@ def _layer_backward(
     filled.d_c_n, filled.d_gates, filled.carry, filled.d_h0, filled.d_c0 = map(_at, (d_c_n, d_gates, carry, d_h0, d_c0))
     kernel, threads = core(), torch.get_num_threads()
     kernel.recurrent_backward(ctypes.byref(filled))
-    if wants_x:
+    lists, _lists_alive = _shared(x, shared, first) if shared is not None and first is not None else (None, [])
+    if shared is not None:
+        if wants_x:
+            turned_w, lanes = w_ih.new_empty(in_features, G), _lanes(x, shared)
+            kernel.shared_product(lists, G, _at(d_gates), width, *map(_at, (w_ih, d_x, turned_w, lanes)), threads)
+        turned, own = x.new_empty(in_features, N), x.new_empty(threads, N + in_features, kernel.panel_width)
+        sums = [_at(d_b_ih), None if cell == _GRU else _at(d_b_hh)] if bias else [None, None]
+        kernel.shared_outer(lists, G, _at(x), _at(d_gates), width, _at(d_w_ih), *sums, _at(turned), _at(own), threads)
+    elif wants_x:
         kernel.product(N, in_features, G, _at(d_gates), width, _at(w_ih), _at(d_x), threads)
 
     def outer(turned: Tensor, first: int, count: int, into: Tensor, row: int, sums: Sequence[Tensor]) -> None:
@@ -209,15 +250,16 @@ def _layer_backward(
             into.data_ptr() + 4 * row * into.size(1), *places, threads,
         )  # fmt: skip
 
-    turned_x, turned_h = x.new_empty(in_features, N), x.new_empty(H, N)
-    kernel.transpose(N, in_features, _at(x), _at(turned_x), threads)
+    if shared is None:
+        turned_x = x.new_empty(in_features, N)
+        kernel.transpose(N, in_features, _at(x), _at(turned_x), threads)
+        outer(turned_x, 0, G, d_w_ih, 0, [d_b_ih] if cell == _GRU else [d_b_ih, d_b_hh])
+    turned_h = x.new_empty(H, N)
     kernel.transpose(N, H, _at(entering), _at(turned_h), threads)
     if cell == _GRU:
-        outer(turned_x, 0, G, d_w_ih, 0, [d_b_ih])
         outer(turned_h, 0, 2 * H, d_w_hh, 0, [d_b_hh])
         outer(turned_h, 3 * H, H, d_w_hh, 2 * H, [d_b_hh])
     else:
-        outer(turned_x, 0, G, d_w_ih, 0, [d_b_ih, d_b_hh])
         outer(turned_h, 0, G, d_w_hh, 0, [])
     return results
 
@@ -245,10 +287,10 @@ def _layer_backward_meta(
 
 
 def _layer_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, h0, c0, w_ih, w_hh, b_ih, _, sizes, mask, ctx.cell, ctx.reverse = inputs
+    x, h0, c0, w_ih, w_hh, b_ih, _, sizes, mask, shared, first, ctx.cell, ctx.reverse = inputs
     h, _, _, gates, c, entering = output
     ctx.bias = b_ih is not None
-    ctx.save_for_backward(x, h0, c0, w_ih, w_hh, sizes, mask, h, gates, c, entering)
+    ctx.save_for_backward(x, h0, c0, w_ih, w_hh, sizes, mask, shared, first, h, gates, c, entering)
     ctx.mark_non_differentiable(gates, entering, *([] if ctx.cell in (_LSTM, _GRU) and c.numel() == 0 else [c]))
     ctx.set_materialize_grads(False)
 
@@ -258,11 +300,9 @@ def _layer_gradient(
 ) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
         _twice("a layer")
-    *saved, h, gates, c, entering = ctx.saved_tensors
-    x, h0, c0, w_ih, w_hh, sizes, mask = saved
     d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = torch.ops.regrnn.layer_backward(
-        d_h, d_h_n, d_c_n if ctx.cell == _LSTM else None, x, h0, c0, w_ih, w_hh, sizes, mask, h, gates, c, entering,
-        ctx.cell, ctx.reverse, ctx.bias, ctx.needs_input_grad[0],
+        d_h, d_h_n, d_c_n if ctx.cell == _LSTM else None, *ctx.saved_tensors, ctx.cell, ctx.reverse,
+        ctx.bias, ctx.needs_input_grad[0],
     )  # fmt: skip
     return (
         d_x if ctx.needs_input_grad[0] else None,
@@ -272,41 +312,62 @@ def _layer_gradient(
         d_w_hh,
         d_b_ih if ctx.bias else None,
         d_b_hh if ctx.bias else None,
-        None,
-        None,
-        None,
-        None,
+        *[None] * 6,
     )
 
 
 # Softmax and cross-entropy.
 
 _library.define(
-    "softmax_cross_entropy(Tensor h, Tensor weight, Tensor? bias, Tensor targets) -> (Tensor, Tensor, Tensor)"
+    "softmax_cross_entropy(Tensor h, Tensor weight, Tensor? bias, Tensor targets, Tensor? shared, "
+    "Tensor? first) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
     "softmax_cross_entropy_backward(Tensor d_loss, Tensor h, Tensor weight, Tensor e, Tensor inverse_z, "
+    "Tensor? shared, Tensor? first, "
     "bool wants_h, bool wants_weight, bool wants_bias) -> (Tensor, Tensor, Tensor)"
 )
 _library.define("token_log_probabilities(Tensor h, Tensor weight, Tensor? bias, Tensor targets) -> Tensor")
 
 
-def softmax_cross_entropy(h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
-    """See `regrnn.nn.loss.softmax_cross_entropy`; targets have been checked."""
-    loss: Tensor = torch.ops.regrnn.softmax_cross_entropy(h_NH, weight_VH, bias_V, targets_N)[0]
+def softmax_cross_entropy(
+    h_NH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    shared: Tensor | None = None,
+    first: Tensor | None = None,
+) -> Tensor:
+    """See `regrnn.nn.loss.softmax_cross_entropy`; targets have been checked. `shared` and `first` as of `layer`."""
+    loss: Tensor = torch.ops.regrnn.softmax_cross_entropy(h_NH, weight_VH, bias_V, targets_N, shared, first)[0]
     return loss
 
 
-def _softmax(h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _softmax(
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    shared: Tensor | None,
+    first: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     h, weight, bias, targets = _contiguous(h, weight, bias, targets)
     (N, H), V, width, threads = h.shape, len(weight), core().panel_width, torch.get_num_threads()
     e, inverse_z, losses = h.new_empty((V + width - 1) // width, N, width), h.new_empty(N), h.new_empty(N)
     most, sums = h.new_empty(threads, N, width), h.new_empty(_GROUPS, N)
-    core().softmax_forward(N, H, V, *map(_at, (h, weight, bias, targets, e, inverse_z, losses, most, sums)), threads)
+    lists, compacted = None, None
+    _alive: list[Tensor] = []
+    if shared is not None and first is not None:
+        lists, _alive = _shared(h, shared, first)
+        compacted = h.new_empty(N * H + threads * N * width)
+    places = map(_at, (h, weight, bias, targets, e, inverse_z, losses, most, sums))
+    core().softmax_forward(N, H, V, *places, lists, _at(compacted), threads)
     return losses.sum(dtype=torch.float64).to(h.dtype), e, inverse_z
 
 
-def _softmax_meta(h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _softmax_meta(
+    h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shared: Tensor | None, first: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     N, V, width = len(h), len(weight), core().panel_width
     return h.new_empty(()), h.new_empty((V + width - 1) // width, N, width), h.new_empty(N)
 
@@ -317,19 +378,27 @@ def _softmax_backward(
     weight: Tensor,
     e: Tensor,
     inverse_z: Tensor,
+    shared: Tensor | None,
+    first: Tensor | None,
     wants_h: bool,
     wants_weight: bool,
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     h, weight = _contiguous(h, weight)
-    results = _softmax_backward_meta(d_loss, h, weight, e, inverse_z, wants_h, wants_weight, wants_bias)
+    results = _softmax_backward_meta(d_loss, h, weight, e, inverse_z, shared, first, wants_h, wants_weight, wants_bias)
     wanted = zip((wants_h, wants_weight, wants_bias), results, strict=True)
     places = [_at(result) if want else None for want, result in wanted]
-    (N, H), V = h.shape, len(weight)
+    (N, H), V, threads = h.shape, len(weight), torch.get_num_threads()
+    lists, scratch = None, []
+    _alive: list[Tensor] = []
+    if shared is not None and first is not None:
+        lists, _alive = _shared(h, shared, first)
+        scratch = [h.new_empty(H, V), _lanes(h, shared), h.new_empty(threads, H, core().panel_width)]
     turned = h.new_empty(H, N)
     core().softmax_backward(
-        N, H, V, *map(_at, (h, weight, e, inverse_z)), d_loss.item(), *places, _at(turned), torch.get_num_threads()
-    )
+        N, H, V, *map(_at, (h, weight, e, inverse_z)), d_loss.item(), *places, _at(turned), lists,
+        *(map(_at, scratch) if scratch else [None] * 3), threads,
+    )  # fmt: skip
     return results
 
 
@@ -339,6 +408,8 @@ def _softmax_backward_meta(
     weight: Tensor,
     e: Tensor,
     inverse_z: Tensor,
+    shared: Tensor | None,
+    first: Tensor | None,
     wants_h: bool,
     wants_weight: bool,
     wants_bias: bool,
@@ -351,21 +422,21 @@ def _softmax_backward_meta(
 
 
 def _softmax_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    h, weight, _, _ = inputs
+    h, weight, _, _, shared, first = inputs
     _, e, inverse_z = output
-    ctx.save_for_backward(h, weight, e, inverse_z)
+    ctx.save_for_backward(h, weight, e, inverse_z, shared, first)
     ctx.mark_non_differentiable(e, inverse_z)
     ctx.set_materialize_grads(False)
 
 
 def _softmax_gradient(ctx: Any, d_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if d_loss is None:
-        return None, None, None, None
+        return (None,) * 6
     if torch.is_grad_enabled():
         _twice("softmax_cross_entropy")
     wanted = ctx.needs_input_grad[:3]
     results = torch.ops.regrnn.softmax_cross_entropy_backward(d_loss, *ctx.saved_tensors, *wanted)
-    return *(result if want else None for want, result in zip(wanted, results, strict=True)), None
+    return *(result if want else None for want, result in zip(wanted, results, strict=True)), None, None, None
 
 
 def token_log_probabilities(h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:

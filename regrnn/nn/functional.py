@@ -23,6 +23,7 @@ from torch import _VF, Tensor
 
 from regrnn.kernels import ops
 from regrnn.kernels.use import fused
+from regrnn.nn.regularization import SharedMask
 
 Cell: TypeAlias = Literal["rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm", "gru"]
 Nonlinearity: TypeAlias = Literal["tanh", "relu", "sigmoid"]
@@ -225,6 +226,7 @@ def run_layer(
     batch_sizes: Tensor | None = None,
     reverse: bool = False,
     recurrent_mask: Tensor | None = None,
+    input_mask: SharedMask | None = None,
 ) -> tuple[Tensor, State]:
     """Runs one layer in one direction over a sequence: the one place where a way of computing it is chosen.
 
@@ -236,7 +238,8 @@ def run_layer(
         batch_sizes: None for padded x; `PackedSequence.batch_sizes` (T,) on the CPU for packed x.
         reverse: start at the end of each sequence.
         recurrent_mask: None, or the mask of the step that reads x[t] in the layout of x: padded (T, B, H), or
-            (1, B, H) to use one for all steps; packed (N, H).
+            (T, 1, H) for one of all sequences, (1, B, H) to use one for all steps; packed (N, H).
+        input_mask: a mask that x has still to pass, whose columns the compiled core leaves out; or None.
 
     Returns:
         h[t] in the layout of x, (T, B, H) or (N, H), and the state after the last step that ran, each (B, H).
@@ -247,7 +250,9 @@ def run_layer(
     if x.dim() == 3 and x.size(0) == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if fused(x, *state, *weights, recurrent_mask):
-        return _run_fused(cell, x, state, weights, batch_sizes, reverse, recurrent_mask)
+        return _run_fused(cell, x, state, weights, batch_sizes, reverse, recurrent_mask, input_mask)
+    if input_mask is not None:
+        x = input_mask.strike(x)
     if reverse:
         backwards = _backwards(batch_sizes, x.device)
         x = backwards(x)
@@ -285,12 +290,16 @@ def _run_fused(
     batch_sizes: Tensor | None,
     reverse: bool,
     recurrent_mask: Tensor | None,
+    input_mask: SharedMask | None,
 ) -> tuple[Tensor, State]:
     """The compiled core, to which a padded batch is a packed one whose sequences are all equally long."""
+    shared = None if input_mask is None else input_mask.values
+    first = None if input_mask is None else input_mask.first
     if batch_sizes is not None:
-        return ops.layer(x, state, weights, batch_sizes, recurrent_mask, cell, reverse)
+        return ops.layer(x, state, weights, batch_sizes, recurrent_mask, shared, first, cell, reverse)
     T, B, _ = x.shape
-    output, state = ops.layer(x.flatten(0, 1), state, weights, torch.full((T,), B), recurrent_mask, cell, reverse)
+    sizes = torch.full((T,), B)
+    output, state = ops.layer(x.flatten(0, 1), state, weights, sizes, recurrent_mask, shared, first, cell, reverse)
     return output.unflatten(0, (T, B)), state
 
 

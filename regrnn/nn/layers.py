@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from regrnn.nn.functional import GATES, Cell, Nonlinearity, State, Weights, packed_rows, rnn_cell, run_layer
-from regrnn.nn.regularization import MaskKind, Regularization, as_regularization, draw_mask
+from regrnn.nn.regularization import MaskKind, Regularization, SharedMask, as_regularization, draw_mask
 
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)
 
@@ -123,7 +123,30 @@ class RecurrentLayer(nn.Module):
         w_ih, w_hh, b_ih, b_hh = weights if self.bias else (*weights, None, None)
         return w_ih, w_hh, b_ih, b_hh
 
-    def _run(self, input: Sequences, hx: State | None, generator: torch.Generator | None) -> tuple[Sequences, State]:
+    def forward_with_mask(
+        self, input: Tensor, hx: State | None = None, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, State, SharedMask | None]:
+        """As the call, but an output mask that the batch shares is left to the caller, who may save work by it.
+
+        Args:
+            input: (T, B, I), or (B, T, I) if `batch_first`, or (T, I) for one sequence.
+            hx: the initial states, (h_0,) or (h_0, c_0); zeros if None.
+            generator: source of the dropout masks; torch's global generator if None.
+
+        Returns:
+            output: h[t] of the last layer, after D unless a mask is returned.
+            state: the final states, (h_n,) or (h_n, c_n).
+            mask: what the output has still to pass, its rows in the order of time (see
+                `regrnn.nn.softmax_cross_entropy`); None unless D is of kind ``"batch"`` and the output (T, B, H).
+
+        Raises:
+            ValueError, RuntimeError, TypeError: as the call.
+        """
+        return self._run(input, hx, generator, leave_output=not self.batch_first and input.dim() == 3)
+
+    def _run(
+        self, input: Sequences, hx: State | None, generator: torch.Generator | None, leave_output: bool = False
+    ) -> tuple[Sequences, State, SharedMask | None]:
         """Brings the input into one of the two forms of `run_layer`, runs the stack, and brings it back."""
         if isinstance(input, PackedSequence):
             x_NI, batch_sizes, sorted_indices, unsorted_indices = input
@@ -131,10 +154,10 @@ class RecurrentLayer(nn.Module):
             state = self._initial_state(x_NI, int(batch_sizes[0]), hx, dims=3)
             if sorted_indices is not None:
                 state = tuple(s.index_select(1, sorted_indices) for s in state)
-            output, state = self._run_stack(x_NI, state, batch_sizes, sorted_indices, generator)
+            output, state, _ = self._run_stack(x_NI, state, batch_sizes, sorted_indices, generator, False)
             if unsorted_indices is not None:
                 state = tuple(s.index_select(1, unsorted_indices) for s in state)
-            return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), state
+            return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), state, None
 
         if input.dim() not in (2, 3):
             raise ValueError(f"{type(self).__name__}: Expected input to be 2D or 3D, got {input.dim()}D instead")
@@ -147,10 +170,10 @@ class RecurrentLayer(nn.Module):
         else:
             x_TBI = input
         state = self._initial_state(x_TBI, x_TBI.size(1), hx, dims=input.dim())
-        output, state = self._run_stack(x_TBI, state, None, None, generator)
+        output, state, mask = self._run_stack(x_TBI, state, None, None, generator, leave_output)
         if not batched:
-            return output.squeeze(1), tuple(s.squeeze(1) for s in state)
-        return (output.transpose(0, 1) if self.batch_first else output), state
+            return output.squeeze(1), tuple(s.squeeze(1) for s in state), None
+        return (output.transpose(0, 1) if self.batch_first else output), state, mask
 
     def _run_stack(
         self,
@@ -159,7 +182,8 @@ class RecurrentLayer(nn.Module):
         batch_sizes: Tensor | None,
         sorted_indices: Tensor | None,
         generator: torch.Generator | None,
-    ) -> tuple[Tensor, State]:
+        leave_output: bool,
+    ) -> tuple[Tensor, State, SharedMask | None]:
         """All layers and directions.
 
         Masks are drawn layer by layer and forward before backward, that of the layer's input before that of its
@@ -171,29 +195,43 @@ class RecurrentLayer(nn.Module):
             batch_sizes: None for padded x.
             sorted_indices: (B,) the place in the user's batch of each sequence of a packed batch; None if it
                 was sorted already.
+            leave_output: whether a mask of the output that the batch shares is left to the caller.
 
         Returns:
-            the output in the layout of x with D H features, and the final states, each (L D, B, H).
+            the output in the layout of x with D H features, the final states, each (L D, B, H), and the mask that was
+            left.
         """
         regularization = as_regularization(self.dropout)
+        T = x.size(0) if batch_sizes is None else len(batch_sizes)
+        B = x.size(1) if batch_sizes is None else int(batch_sizes[0])
 
-        def mask(rate: float, features: int, kind: MaskKind) -> Tensor | None:
-            """A mask in the layout of x, but drawn as for padded input in the user's order."""
+        def draw(rate: float, features: int, kind: MaskKind) -> Tensor | None:
             if rate == 0.0 or not self.training:
                 return None
-            T = x.size(0) if batch_sizes is None else len(batch_sizes)
-            B = x.size(1) if batch_sizes is None else int(batch_sizes[0])
-            mask_TBF = draw_mask(rate, T, B, features, kind, generator, x.device, x.dtype)
+            return draw_mask(rate, T, B, features, kind, generator, x.device, x.dtype, regularization.every)
+
+        def by_rows(mask: Tensor, kind: MaskKind) -> Tensor:
+            """A mask in the layout of x, but drawn as for padded input in the user's order."""
+            if kind == "batch":
+                mask = mask.repeat_interleave(regularization.every, dim=0)[:T]
             if batch_sizes is None:
-                return mask_TBF
+                return mask
             t_N, b_N = (rows.to(x.device) for rows in packed_rows(batch_sizes))
             if sorted_indices is not None:
                 b_N = sorted_indices[b_N]
-            return mask_TBF[0, b_N] if kind == "sequence" else mask_TBF[t_N, b_N]
+            return mask[t_N if len(mask) > 1 else 0, b_N if kind != "batch" else 0]
 
-        def dropped(x: Tensor, rate: float) -> Tensor:
-            site_mask = mask(rate, x.size(-1), regularization.masks)
-            return x if site_mask is None else x * site_mask
+        def struck(x: Tensor, rate: float) -> tuple[Tensor, SharedMask | None]:
+            """x through its mask; or, where the batch shares it, x and the mask that it has to pass."""
+            mask = draw(rate, x.size(-1), regularization.masks)
+            if mask is None:
+                return x, None
+            if regularization.masks != "batch":
+                return x * by_rows(mask, regularization.masks), None
+            sizes = torch.full((T,), B) if batch_sizes is None else batch_sizes
+            first = torch.cat((sizes.new_zeros(1), sizes.cumsum(0)))
+            steps = torch.arange(0, T + regularization.every, regularization.every).clamp_(max=T)
+            return x, SharedMask(mask[:, 0], first[steps])
 
         recurrent_kind = regularization.recurrent_masks or regularization.masks
         last_states: list[State] = []
@@ -201,19 +239,25 @@ class RecurrentLayer(nn.Module):
             rate = regularization.input if layer == 0 else regularization.between
             outputs = []
             for direction in range(self._num_directions):
+                x_struck, input_mask = struck(x, rate)
+                recurrent_mask = draw(regularization.recurrent, self.hidden_size, recurrent_kind)
                 output, last = run_layer(
                     self.cell,
-                    dropped(x, rate),
+                    x_struck,
                     tuple(s[len(last_states)] for s in state),
                     self._weights(layer, direction),
                     batch_sizes,
                     reverse=direction == 1,
-                    recurrent_mask=mask(regularization.recurrent, self.hidden_size, recurrent_kind),
+                    recurrent_mask=None if recurrent_mask is None else by_rows(recurrent_mask, recurrent_kind),
+                    input_mask=input_mask,
                 )
                 outputs.append(output)
                 last_states.append(last)
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-        return dropped(x, regularization.output), tuple(torch.stack(s) for s in zip(*last_states, strict=True))
+        output, output_mask = struck(x, regularization.output)
+        if output_mask is not None and not leave_output:
+            output, output_mask = output_mask.strike(output), None
+        return output, tuple(torch.stack(s) for s in zip(*last_states, strict=True)), output_mask
 
     def _check_input(self, x: Tensor, dims: int) -> None:
         weight = self._weights(0, 0)[0]
@@ -274,7 +318,7 @@ class _OneStateLayer(RecurrentLayer):
         """
         if hx is not None and not isinstance(hx, Tensor):
             raise TypeError(f"{type(self).__name__}: hx must be a tensor h_0, got {type(hx).__name__}")
-        output, (h_n,) = self._run(input, None if hx is None else (hx,), generator)
+        output, (h_n,), _ = self._run(input, None if hx is None else (hx,), generator)
         return output, h_n
 
 
@@ -433,5 +477,5 @@ class LSTM(RecurrentLayer):
         """
         if hx is not None and isinstance(hx, Tensor):
             raise TypeError("LSTM: hx must be a pair of tensors (h_0, c_0), got one tensor")
-        output, (h_n, c_n) = self._run(input, hx, generator)
+        output, (h_n, c_n), _ = self._run(input, hx, generator)
         return output, (h_n, c_n)

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from regrnn.kernels import ops
 from regrnn.kernels.use import fused
+from regrnn.nn.regularization import SharedMask
 
 _ROWS = 256  # rows of logits held at a time where no gradient is wanted
 
 
-def softmax_cross_entropy(h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
+def softmax_cross_entropy(
+    h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor, mask: SharedMask | None = None
+) -> Tensor:
     """The sum of -log p of the targets under softmax(h W^T + b).
 
     The same as ``cross_entropy(linear(h, weight, bias), targets, reduction="sum")``, except that the forward
@@ -27,6 +30,7 @@ def softmax_cross_entropy(h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None
         h_NH: last hidden layer (N, H).
         weight_VH, bias_V: output projection (V, H) and (V,) or None.
         targets_N: (N,) int64 in [0, V); none is ignored.
+        mask: a mask that h has still to pass, whose columns the compiled core leaves out; or None.
 
     Returns:
         scalar, in nats.
@@ -36,11 +40,17 @@ def softmax_cross_entropy(h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None
         RuntimeError: in the backward pass, if it is asked to be differentiable (``create_graph=True``).
     """
     _check(h_NH, weight_VH, bias_V, targets_N)
+    core = fused(h_NH, weight_VH, bias_V)
+    if mask is not None and not core:
+        h_NH, mask = mask.strike(h_NH), None
     wanted = any(x is not None and x.requires_grad for x in (h_NH, weight_VH, bias_V))
     if not (wanted and torch.is_grad_enabled()):
+        if mask is not None:
+            h_NH = mask.strike(h_NH)
         return -token_log_probabilities(h_NH, weight_VH, bias_V, targets_N).sum()
-    if fused(h_NH, weight_VH, bias_V):
-        return ops.softmax_cross_entropy(h_NH, weight_VH, bias_V, targets_N)
+    if core:
+        shared = (None, None) if mask is None else (mask.values, mask.first)
+        return ops.softmax_cross_entropy(h_NH, weight_VH, bias_V, targets_N, *shared)
     loss: Tensor = _SoftmaxCrossEntropy.apply(h_NH, weight_VH, bias_V, targets_N)  # type: ignore[no-untyped-call]
     return loss
 

@@ -94,7 +94,10 @@ class Run:
 
     def has_recipe(self) -> bool:
         """Whether the folder holds a run at all."""
-        return self.recipe.is_file()
+        try:
+            return self.recipe.is_file()
+        except OSError:  # a name too long, or a folder that may not be looked into: to be said by whoever makes it
+            return False
 
     @property
     def result(self) -> Path:

@@ -1,7 +1,6 @@
 """`regrnn train`, and what it leaves."""
 
 import json
-import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -212,19 +211,3 @@ def test_recipe_of_ones_own_is_checked_before_it_is_shown(refused: Callable[...,
     Path("own.toml").write_text("task = 'language'\n[training]\nepochs = 2024-01-01\n")
     message = refused("recipes", "own.toml", "--json")
     assert message.startswith("own.toml [training] epochs: expected a whole number, found ")
-
-
-def test_doctor(done: Callable[..., str], empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REGRNN_DATA", "/some/where")
-    facts = json.loads(done("doctor", "--json"))
-    assert facts["regrnn"].startswith(package.__version__)
-    assert facts["torch"] == torch.__version__
-    assert facts["threads"] == torch.get_num_threads()
-    assert "cpu" in facts["devices"]
-    assert facts["data"].startswith("/some/where ") and facts["cache"].startswith(f"{empty_cache} ")
-    text = done("doctor")
-    for name, value in facts.items():
-        assert re.search(rf"^{name} +", text, re.MULTILINE), name
-        if isinstance(value, str):
-            assert value in text
-    assert not empty_cache.exists()

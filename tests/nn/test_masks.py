@@ -50,9 +50,9 @@ def test_rate_out_of_range_is_refused(name: str, rate: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["masks", "recurrent_masks"])
-@pytest.mark.parametrize("kind", ["batch", "", 1, True])
+@pytest.mark.parametrize("kind", ["token", "", 1, True])
 def test_unknown_kind_of_mask_is_refused(name: str, kind: object) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} must be one of 'step', 'sequence'"):
+    with pytest.raises(ValueError, match=rf"^{name} must be one of 'step', 'sequence', 'batch'"):
         Regularization(**{name: kind})
 
 

@@ -18,6 +18,7 @@ from regrnn.tasks.protocol import Figure, Loss, State
 from regrnn.training import loop
 from regrnn.training.checkpoint import load_weights, verify_checkpoint
 from regrnn.training.config import TrainingConfig
+from regrnn.training.descent import SGD
 from regrnn.training.loop import build_optimizer
 from regrnn.training.recipe import Recipe, read_recipe, recipe_from_dict
 from regrnn.training.run import Run
@@ -162,13 +163,13 @@ def test_learning_rate_does_not_overflow() -> None:
 def test_the_loop_uses_the_rule(timing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The update itself: with SGD it is proportional to the rate, batch by batch."""
     used: list[float] = []
-    step = torch.optim.SGD.step
+    step = SGD.step_scaled
 
-    def watch(self: torch.optim.SGD, *arguments: Any) -> Any:
+    def watch(self: SGD, factor: float) -> None:
         used.append(self.param_groups[0]["lr"])
-        return step(self, *arguments)
+        step(self, factor)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", watch)
+    monkeypatch.setattr(SGD, "step_scaled", watch)
     recipe = noisy_recipe(epochs=4, learning_rate=0.5, hold_epochs=2, decay=5.0, timing=timing)
     train(NoisyTask(), recipe, tmp_path / "run")
     expected = [0.5, 0.5, 0.1, 0.02] if timing == "text" else [0.5, 0.5, 0.5, 0.1]
@@ -180,7 +181,7 @@ def test_optimizers_are_what_the_recipe_says() -> None:
     model = nn.Linear(2, 2)
     sgd = build_optimizer(model, TrainingConfig(epochs=1, learning_rate=0.5, weight_decay=0.1))
     adamw = build_optimizer(model, TrainingConfig(epochs=1, optimizer="adamw", weight_decay=0.1))
-    assert type(sgd) is torch.optim.SGD and sgd.defaults["momentum"] == 0 and sgd.defaults["lr"] == 0.5
+    assert type(sgd) is SGD and sgd.defaults["lr"] == 0.5
     assert type(adamw) is torch.optim.AdamW
     assert sgd.defaults["weight_decay"] == adamw.defaults["weight_decay"] == 0.1
 

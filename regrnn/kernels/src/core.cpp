@@ -74,16 +74,61 @@ EXPORT void regrnn_outer(int64_t M, int64_t N, int64_t K, const float* turned, c
 EXPORT void regrnn_recurrent_forward(const Layer* layer) { recurrent_forward(*layer); }
 EXPORT void regrnn_recurrent_backward(const Layer* layer) { recurrent_backward(*layer); }
 
+// `shared` is null, or a mask on h whose lists of what is kept are written here.
 EXPORT void regrnn_softmax_forward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* bias,
-                             const int64_t* targets, float* e, float* inverse_z, float* losses, float* most,
-                             float* sums, int64_t threads) {
-  softmax_forward(N, H, V, h, w, bias, targets, e, inverse_z, losses, most, sums, static_cast<int>(threads));
+                                   const int64_t* targets, float* e, float* inverse_z, float* losses, float* most,
+                                   float* sums, const Shared* shared, float* compacted, int64_t threads) {
+  softmax_forward(N, H, V, h, w, bias, targets, e, inverse_z, losses, most, sums, shared, compacted,
+                  static_cast<int>(threads));
 }
 
 EXPORT void regrnn_softmax_backward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* e,
-                              const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias,
-                              float* turned, int64_t threads) {
-  softmax_backward(N, H, V, h, w, e, inverse_z, factor, d_h, d_w, d_bias, turned, static_cast<int>(threads));
+                                    const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias,
+                                    float* turned, const Shared* shared, float* turned_w, float* lanes, float* own,
+                                    int64_t threads) {
+  softmax_backward(N, H, V, h, w, e, inverse_z, factor, d_h, d_w, d_bias, turned, shared, turned_w, lanes, own,
+                   static_cast<int>(threads));
+}
+
+// The three products above with a shared mask on the side that has K features. Scratch: compacted (N, K) and own
+// (threads, N, NR).
+EXPORT void regrnn_shared_project(const Shared* shared, int64_t columns, const float* x, const float* w,
+                                  const float* bias, const float* bias2, float* c, float* compacted, float* own,
+                                  int64_t threads) {
+  const Shared& s = *shared;
+  list_kept(s);
+  parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
+    compact(id, n, s, x, compacted);
+    barrier.wait();
+    shared_multiply(id, n, s, columns, compacted, ByColumns{w, s.K, columns}, IntoRows{c, columns, columns, bias, bias2},
+                    own + id * s.N * NR);
+  });
+}
+
+// d_x (N, K) = D(d (N, columns; rows ldd apart) w (columns, K)). Scratch: turned (K, columns), lanes (N + groups VL) K.
+EXPORT void regrnn_shared_product(const Shared* shared, int64_t columns, const float* d, int64_t ldd, const float* w,
+                                  float* d_x, float* turned, float* lanes, int64_t threads) {
+  const Shared& s = *shared;
+  list_kept(s);
+  parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
+    transpose(id, n, w, columns, s.K, s.K, nullptr, 1.f, turned);
+    barrier.wait();
+    shared_input_gradient(id, n, s, columns, turned, TurnRows{d, ldd}, nullptr, 1.f, d_x, lanes);
+  });
+}
+
+// c (columns, K) = d^T D(x), and the column sums of d. Scratch: turned (K, N), own (threads, N + K, NR).
+EXPORT void regrnn_shared_outer(const Shared* shared, int64_t columns, const float* x, const float* d, int64_t ldd,
+                                float* c, float* sums, float* sums2, float* turned, float* own, int64_t threads) {
+  const Shared& s = *shared;
+  list_kept(s);
+  parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
+    compact_turned(id, n, s, x, nullptr, 1.f, turned);
+    barrier.wait();
+    float* mine = own + id * (s.N + s.K) * NR;
+    shared_weight_gradient(id, n, s, columns, turned, ByRows{d, ldd, columns},
+                           IntoColumns{c, s.K, columns, sums, sums2}, mine, mine + s.N * NR);
+  });
 }
 
 EXPORT void regrnn_log_probabilities(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* bias,

@@ -35,4 +35,13 @@ struct Layer {
   float* d_c0;         // (B, H)
 };
 
+// A dropout mask that all rows of a group of time steps share, on K features: rows [first[g], first[g + 1]) have row g.
+struct Shared {
+  int64_t groups, N, K;
+  const int64_t* first;  // (groups + 1)
+  const float* mask;     // (groups, K)
+  int32_t* kept;         // (groups, K): the features that group g keeps, in order,
+  int32_t* count;        // (groups): and how many
+};
+
 }  // extern "C"

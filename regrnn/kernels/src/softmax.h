@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "gemm.h"
+#include "shared.h"
 
 namespace regrnn {
 namespace REGRNN_ISA {
@@ -77,14 +78,24 @@ inline void exponentials(int id, int threads, long N, long panels, const float* 
 }
 
 // e [panels][N][NR], inverse_z [N] and the losses -log p [N]. `most` is scratch: (threads, N, NR); sums: (GROUPS, N).
+// Under a shared mask on h, `compacted` is scratch too: (N, H) + (threads, N, NR).
 inline void softmax_forward(long N, long H, long V, const float* h, const float* w, const float* bias,
                             const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* sums,
-                            int threads) {
+                            const Shared* shared, float* compacted, int threads) {
   const long panels = (V + NR - 1) / NR;
+  const float low = -std::numeric_limits<float>::infinity();
+  if (shared != nullptr) list_kept(*shared);
   parallel(threads, [&](int id, int n, Barrier& barrier) {
     float* mine = most + id * N * NR;
-    std::fill(mine, mine + N * NR, -std::numeric_limits<float>::infinity());
-    multiply(id, n, N, V, H, Rows{h, H}, ByColumns{w, H, V}, IntoPanels{e, N, V, bias, mine});
+    std::fill(mine, mine + N * NR, low);
+    const IntoPanels sink{e, N, V, bias, mine};
+    if (shared != nullptr) {
+      compact(id, n, *shared, h, compacted);
+      barrier.wait();
+      shared_multiply(id, n, *shared, V, compacted, ByColumns{w, H, V}, sink, compacted + N * H + id * N * NR);
+    } else {
+      multiply(id, n, N, V, H, Rows{h, H}, ByColumns{w, H, V}, sink);
+    }
     barrier.wait();
     const Part rows(N, id, n);
     for (long r = rows.begin; r < rows.end; r++) {
@@ -97,7 +108,7 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
       const long v = targets[r];
       float& target = e[((v / NR) * N + r) * NR + v % NR];
       losses[r] = inverse_z[r] - target;
-      target = -std::numeric_limits<float>::infinity();
+      target = low;
     }
     barrier.wait();
     exponentials(id, n, N, panels, inverse_z, e, sums);
@@ -114,20 +125,31 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
   });
 }
 
-// Gradients, `factor` times; each of d_h, d_w, d_bias may be null. turned is scratch: (H, N).
+// Gradients, `factor` times; each of d_h, d_w, d_bias may be null. turned is scratch: (H, N); under a shared mask on h,
+// so are turned_w (H, V), lanes (N + groups VL) H and own (threads, H, NR).
 inline void softmax_backward(long N, long H, long V, const float* h, const float* w, const float* e,
                              const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias, float* turned,
-                             int threads) {
+                             const Shared* shared, float* turned_w, float* lanes, float* own, int threads) {
+  if (shared != nullptr) list_kept(*shared);
   parallel(threads, [&](int id, int n, Barrier& barrier) {
-    if (d_w != nullptr || d_bias != nullptr) transpose(id, n, h, N, H, H, inverse_z, factor, turned);
+    const bool weights = d_w != nullptr || d_bias != nullptr;
+    const IntoColumns sink{d_w, H, V, d_bias, nullptr, inverse_z, factor};
+    if (shared != nullptr) {
+      if (weights) compact_turned(id, n, *shared, h, inverse_z, factor, turned);
+      if (d_h != nullptr) transpose(id, n, w, V, H, H, nullptr, 1.f, turned_w);
+      barrier.wait();
+      if (d_h != nullptr)
+        shared_input_gradient(id, n, *shared, V, turned_w, TurnPanels{e, N}, inverse_z, factor, d_h, lanes);
+      if (weights)
+        shared_weight_gradient(id, n, *shared, V, turned, Ready{e, N}, sink, nullptr, own + id * H * NR);
+      return;
+    }
+    if (weights) transpose(id, n, h, N, H, H, inverse_z, factor, turned);
     barrier.wait();
     if (d_h != nullptr)
       multiply(id, n, N, H, V, Rows{e, NR, N * NR}, ByRows{w, H, H},
                IntoRows{d_h, H, H, nullptr, nullptr, inverse_z, factor});
-    if (d_w != nullptr || d_bias != nullptr) {
-      IntoColumns sink{d_w, H, V, d_bias, nullptr, inverse_z, factor};
-      multiply(id, n, d_w == nullptr ? 1 : H, V, N, Rows{turned, N}, Ready{e, N}, sink);
-    }
+    if (weights) multiply(id, n, d_w == nullptr ? 1 : H, V, N, Rows{turned, N}, Ready{e, N}, sink);
   });
 }
 

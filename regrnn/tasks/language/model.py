@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regrnn.nn import GRU, LSTM, RNN, Regularization
-from regrnn.nn.regularization import as_regularization
+from regrnn.nn.regularization import SharedMask, as_regularization
 
 State = dict[str, Tensor]
 
@@ -68,6 +68,14 @@ class LanguageModel(nn.Module):
         """The top layer's h_TBH after D, and the state to go on from; an empty state is zero."""
         h_TBH, final = self.rnn(self.encoder(tokens_TB), unpack_state(state))
         return h_TBH, pack_state(final)
+
+    def features_with_mask(self, tokens_TB: Tensor, state: State) -> tuple[Tensor, State, SharedMask | None]:
+        """As `features`, but a mask that the batch shares is left for the softmax, which saves work by it."""
+        hx = unpack_state(state)
+        h_TBH, final, mask = self.rnn.forward_with_mask(
+            self.encoder(tokens_TB), (hx,) if isinstance(hx, Tensor) else hx
+        )
+        return h_TBH, pack_state(final[0] if len(final) == 1 else (final[0], final[1])), mask
 
     def forward(self, tokens_TB: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Logits (T, B, V) for the token after each, and the state to go on from."""

@@ -74,8 +74,9 @@ class LanguageTask:
     def loss(self, model: LanguageModel, batch: tuple[Tensor, Tensor], state: State) -> Loss:
         """The paper's: summed over time, averaged over the batch (Zaremba et al.'s code; PAPER's trap 1)."""
         x_TB, y_TB = batch
-        h_TBH, state = model.features(x_TB, state)
-        total = softmax_cross_entropy(h_TBH.flatten(0, 1), model.decoder.weight, model.decoder.bias, y_TB.flatten())
+        h_TBH, state, mask = model.features_with_mask(x_TB, state)
+        decoder = model.decoder
+        total = softmax_cross_entropy(h_TBH.flatten(0, 1), decoder.weight, decoder.bias, y_TB.flatten(), mask)
         return Loss(total, normaliser=x_TB.shape[1], predictions=y_TB.numel(), state=state)
 
     def evaluate(self, model: LanguageModel, split: str) -> Evaluation:
