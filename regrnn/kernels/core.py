@@ -40,6 +40,46 @@ class Shared(Structure):
     ]
 
 
+class Matrix(Structure):
+    """`struct Matrix` of src/layer.h."""
+
+    _fields_ = [("K", c_int64), *((name, c_void_p) for name in ("panels", "bytes", "scales")), ("stride", c_int64)]
+
+
+class StackedLayer(Structure):
+    """`struct StackedLayer` of src/layer.h."""
+
+    _fields_ = [("w_ih", Matrix), ("w_hh", Matrix), ("bias", c_void_p), ("b_hn", c_void_p)]
+
+
+class Stack(Structure):
+    """`struct Stack` of src/layer.h."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("cell", "layers", "B", "E", "H", "V", "threads")),
+        ("embedding", c_void_p),
+        ("stacked", POINTER(StackedLayer)),
+        ("decoder", Matrix),
+        *(
+            (name, c_void_p)
+            for name in ("decoder_bias", "h", "c", "logits", "projected", "known", "x", "gates", "h_now", "c_now")
+        ),
+        *((name, c_void_p) for name in ("products", "rounded", "steps", "order")),
+    ]
+
+
+class Drawing(Structure):
+    """`struct Drawing` of src/layer.h."""
+
+    _fields_ = [
+        ("temperature", c_float),
+        ("top_p", c_float),
+        ("top_k", c_int64),
+        ("never", c_void_p),
+        ("uniform", c_void_p),
+    ]
+
+
 _P, _N, _F, _S = c_void_p, c_int64, c_float, POINTER(Shared)
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "panel": (_N, []),
@@ -55,6 +95,8 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "softmax_forward": (None, [_N, _N, _N, *[_P] * 9, _S, _P, _N]),
     "softmax_backward": (None, [_N, _N, _N, *[_P] * 4, _F, *[_P] * 4, _S, *[_P] * 3, _N]),
     "log_probabilities": (None, [_N, _N, _N, *[_P] * 7, _N]),
+    "step": (None, [POINTER(Stack), _P]),
+    "generate": (None, [POINTER(Stack), POINTER(Drawing), _N, _P]),
     "sum_of_squares": (c_double, [_N, _P, _P, _N]),
     "descend": (None, [_N, _P, _P, _F, _F, _F, _N]),
     "draw_mask": (None, [c_uint64, _N, c_uint64, _F, _P, _N]),

@@ -12,6 +12,8 @@ from torch import Tensor
 
 StateT = TypeVar("StateT")
 
+_AT_ONCE = 32  # tokens drawn before it is looked whether a text has ended
+
 
 def truncate_logits(
     logits_BV: Tensor,
@@ -46,8 +48,24 @@ def truncate_logits(
     return logits_BV
 
 
+def draw(probabilities_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """Tokens (B,): of each row the first at which the cumulated probability is above `uniform`, in [0, 1)."""
+    cumulated_BV = probabilities_BV.double().cumsum(-1)
+    wanted_B1 = uniform_B.to(cumulated_BV)[:, None] * cumulated_BV[:, -1:]
+    tokens_B1 = torch.searchsorted(cumulated_BV, wanted_B1, right=True)
+    return tokens_B1[:, 0].clamp(max=probabilities_BV.size(1) - 1)
+
+
 class Sampler(Generic[StateT]):
-    """Draws token after token from `step(tokens_B, state) -> (logits_BV, state)`."""
+    """Draws token after token from `step(tokens_B, state) -> (logits_BV, state)`.
+
+    Args:
+        step: one step of the model.
+        temperature, top_k, top_p, never: see `truncate_logits`.
+        generator: where randomness comes from; None: torch's global one.
+        several: draws tokens one after the other at less cost than by `step`: from logits (B, V), a state and uniform
+            numbers (T, B) to tokens (T, B) and the logits and the state that follow them.
+    """
 
     def __init__(
         self,
@@ -58,12 +76,14 @@ class Sampler(Generic[StateT]):
         top_p: float | None = None,
         never: Collection[int] = (),
         generator: torch.Generator | None = None,
+        several: Callable[[Tensor, StateT, Tensor], tuple[Tensor, Tensor, StateT]] | None = None,
     ) -> None:
         self.step = step
         self.generator = generator
         self.truncate = functools.partial(
             truncate_logits, temperature=temperature, top_k=top_k, top_p=top_p, never=never
         )
+        self.several = several
 
     def run(
         self, logits_BV: Tensor, state: StateT, length: int, finished: Callable[[int, list[int]], bool]
@@ -74,14 +94,21 @@ class Sampler(Generic[StateT]):
         """
         drawn: list[list[int]] = [[] for _ in logits_BV]
         running = [True] * len(drawn)
-        for position in range(length):
-            probabilities_BV = self.truncate(logits_BV).softmax(-1)
-            tokens_B = torch.multinomial(probabilities_BV, 1, generator=self.generator)[:, 0]
-            for row, token in enumerate(tokens_B.tolist()):
-                if running[row]:
-                    drawn[row].append(token)
-                    running[row] = not finished(row, drawn[row])
-            if not any(running) or position == length - 1:
-                break
-            logits_BV, state = self.step(tokens_B, state)
+        tokens_TB: Tensor | None = None
+        position = 0
+        while position < length and any(running):
+            n = 1 if self.several is None else min(_AT_ONCE, length - position)
+            uniform_TB = torch.rand(n, len(drawn), generator=self.generator, device=logits_BV.device)
+            if self.several is None:
+                if tokens_TB is not None:
+                    logits_BV, state = self.step(tokens_TB[-1], state)
+                tokens_TB = draw(self.truncate(logits_BV).softmax(-1), uniform_TB[0])[None]
+            else:
+                tokens_TB, logits_BV, state = self.several(logits_BV, state, uniform_TB)
+            for row, tokens in enumerate(tokens_TB.T.tolist()):
+                for token in tokens:
+                    if running[row]:
+                        drawn[row].append(token)
+                        running[row] = not finished(row, drawn[row])
+            position += n
         return drawn

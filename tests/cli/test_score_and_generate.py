@@ -166,8 +166,10 @@ def test_generate_settings_reach_the_model(done: Done, tiny_run: Path) -> None:
     greedy = trained.generate(length=30, temperature=0)
     assert drawn("--temperature", 0) == drawn("--top-k", 1) == drawn("--top-p", 1e-9) == greedy != plain
     assert drawn("--temperature", 3.5) == trained.generate(length=30, seed=1, temperature=3.5) != plain
-    assert drawn("--top-k", 2) == trained.generate(length=30, seed=1, top_k=2) != plain
+    assert drawn("--top-k", 2) == trained.generate(length=30, seed=1, top_k=2)
     assert drawn("--top-p", 0.5) == trained.generate(length=30, seed=1, top_p=0.5) != plain
+    if trained._stack("float32") is not None:
+        assert drawn("--storage", "int8") == trained.generate(length=30, seed=1, storage="int8")
     [stopped] = drawn("--stop", ".")
     assert stopped == plain[0][: plain[0].index(".") + 1]
     [line] = drawn("--stop", "\\n")  # as it is typed in a shell

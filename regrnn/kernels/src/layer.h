@@ -44,4 +44,54 @@ struct Shared {
   int32_t* count;        // (groups): and how many
 };
 
+// A matrix (outputs, K) for products with few rows: panels of NR outputs as floats, [panel][K][NR], or bytes times the
+// output's scale, four outputs together, [outputs / 4][stride / 16][4][16], zeros behind K. Outputs are padded to whole
+// panels.
+struct Matrix {
+  int64_t K;
+  const float* panels;   // or null
+  const int8_t* bytes;   // where panels is null
+  const float* scales;   // (outputs)
+  int64_t stride;        // K in whole sixteens
+};
+
+// One layer of a stack; every gate of the matrices is padded to whole panels.
+struct StackedLayer {
+  Matrix w_ih, w_hh;
+  const float* bias;  // (Q H), both biases together, or null; without the last part of b_hh of a GRU,
+  const float* b_hn;  // (H), which is here, or null
+};
+
+// A stack of layers between an embedding and a softmax, that B rows go through step by step.
+struct Stack {
+  int64_t cell, layers, B, E, H, V, threads;
+  const float* embedding;          // (V, E)
+  const StackedLayer* stacked;     // (layers)
+  Matrix decoder;
+  const float* decoder_bias;       // (V) or null
+  float* h;                        // (2, layers, B, H): the state, and room for the next one
+  float* c;                        // the same of an LSTM
+  float* logits;                   // (B, V)
+  float* projected;                // (V, Q H): the first layer's products, token by token, as they come to be known,
+  uint8_t* known;                  // (V): or both null
+  // Scratch.
+  float* x;         // (B, E)
+  float* gates;     // (B, Q H)
+  float* h_now;     // (B, H)
+  float* c_now;     // (B, H)
+  float* products;  // (threads, 4, B, NR)
+  int16_t* rounded; // (threads, B, most stride) under bytes
+  float* steps;     // (threads, B)
+  int32_t* order;   // (threads, V)
+};
+
+// How tokens are drawn from logits.
+struct Drawing {
+  float temperature;  // 0: the most probable
+  float top_p;        // 1: all
+  int64_t top_k;      // 0: all
+  const uint8_t* never;   // (V): 1 for what is not drawn
+  const float* uniform;   // (length, B), in [0, 1)
+};
+
 }  // extern "C"

@@ -2,8 +2,10 @@
 
 import math
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -252,7 +254,6 @@ def _insist(trained: TrainedLanguageModel, ids: list[int]) -> None:
             super().__init__()
             self.model = model
             self.decoder = model.decoder
-            self.first = True
 
         def features(self, tokens: torch.Tensor, state: object) -> object:
             h, state = self.model.features(tokens, state)  # type: ignore[operator]
@@ -267,6 +268,35 @@ def _insist(trained: TrainedLanguageModel, ids: list[int]) -> None:
             return torch.nn.functional.linear(h, self.decoder.weight, self.decoder.bias), state
 
     trained.model = Insists(trained.model)  # type: ignore[assignment]
+    trained._stack = lambda storage: None  # type: ignore[assignment,method-assign]
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.6}, {"temperature": 0}])
+def test_the_core_draws_what_plain_torch_draws(
+    drawn: Drawn, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = drawn("word")
+    if trained._stack("float32") is None:
+        pytest.skip("the compiled core is not here")
+    fast = trained.generate("the dog", length=70, samples=5, seed=3, **options)
+    monkeypatch.setattr(trained, "_stack", lambda storage: None)
+    assert trained.generate("the dog", length=70, samples=5, seed=3, **options) == fast
+
+
+def test_weights_that_changed_are_laid_out_anew(drawn: Drawn) -> None:
+    trained = drawn("word")
+    before = trained.generate(length=30, temperature=0)
+    with torch.no_grad():
+        trained.model.decoder.bias[trained.vocabulary.encode_line("dog")[0]] += 100
+    assert trained.generate(length=3, temperature=0)[0].split() == ["dog", "dog", "dog"] != before
+
+
+def test_int8_needs_the_core(drawn: Drawn) -> None:
+    trained = drawn("word")
+    trained.model.double()
+    with warnings.catch_warnings(), pytest.raises(RegrnnError, match="storage int8 needs the compiled core"):
+        warnings.simplefilter("ignore")
+        trained.generate(length=3, storage="int8")
 
 
 def test_stop_ends_each_text_by_itself(drawn: Drawn) -> None:

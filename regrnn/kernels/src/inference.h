@@ -1,0 +1,309 @@
+// A stack of layers step by step without gradients: few rows, so that reading the weights is what takes the time.
+//
+// The weights are laid out once, for many steps: panels of floats, or, at a quarter of the memory, bytes with a scale for
+// each output. Under bytes the input is rounded to as many bits as cannot overflow a 32-bit sum, 14 or more, so that the
+// sums themselves are exact. A step meets one barrier a layer, and one or two at the softmax.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "recurrent.h"
+
+namespace regrnn {
+namespace REGRNN_ISA {
+
+constexpr long FAR_AHEAD = 1024;  // bytes: what is asked for while this is worked on, since a page's end stops the hardware
+
+// out[i] = sum over k of w[i][k] x[k], i < 4, of four outputs that lie together: w[k / 16][i][k % 16]. n is a multiple
+// of 16.
+inline void dot4(const int8_t* w, const int16_t* x, long n, int32_t* out) {
+#if defined(__AVX2__)
+  __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
+  for (long k = 0; k < n; k += 16, w += 64) {
+    __builtin_prefetch(w + FAR_AHEAD);
+    const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + k));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(w + 16 * i));
+      s[i] = _mm256_add_epi32(s[i], _mm256_madd_epi16(_mm256_cvtepi8_epi16(b), v));
+    }
+  }
+  const __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(s[0], s[1]), _mm256_hadd_epi32(s[2], s[3]));
+  const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), sums);
+#else
+  std::memset(out, 0, 4 * sizeof(int32_t));
+  for (long k = 0; k < n; k += 16, w += 64)
+    for (int i = 0; i < 4; i++)
+      for (int j = 0; j < 16; j++) out[i] += static_cast<int32_t>(w[16 * i + j]) * x[k + j];
+#endif
+}
+
+// out[NR] = x (K) times one panel of floats: `tile` of one row, with sums enough to keep the units busy.
+inline void panel_of_one(const float* panel, long K, const float* x, float* out) {
+  vf s[4][2] = {};
+  long k = 0;
+  for (; k + 4 <= K; k += 4, panel += 4 * NR)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      for (long line = 0; line < NR; line += 16) __builtin_prefetch(panel + i * NR + line + FAR_AHEAD / 4);
+      const vf v = splat(x[k + i]);
+      s[i][0] += v * load(panel + i * NR);
+      s[i][1] += v * load(panel + i * NR + VL);
+    }
+  for (; k < K; k++, panel += NR) {
+    s[0][0] += splat(x[k]) * load(panel);
+    s[0][1] += splat(x[k]) * load(panel + VL);
+  }
+  store(out, (s[0][0] + s[1][0]) + (s[2][0] + s[3][0]));
+  store(out + VL, (s[0][1] + s[1][1]) + (s[2][1] + s[3][1]));
+}
+
+// B rows, ld floats apart, that a matrix is multiplied with; rounded first where it is of bytes.
+struct Operand {
+  const float* p;
+  long ld;
+  const int16_t* rounded;
+  const float* steps;  // what 1 of `rounded` stands for, row by row
+};
+
+inline Operand operand(const Matrix& m, long B, const float* p, long ld, int16_t* rounded, float* steps) {
+  if (m.panels != nullptr) return {p, ld, nullptr, nullptr};
+  const float most = static_cast<float>(std::min(32767L, 2147483647L / (127 * std::max<long>(m.K, 1))));
+  for (long b = 0; b < B; b++) {
+    const float* row = p + b * ld;
+    int16_t* out = rounded + b * m.stride;
+    float largest = 0;
+    bool finite = true;
+    for (long k = 0; k < m.K; k++) {
+      largest = std::max(largest, std::fabs(row[k]));
+      finite &= std::fabs(row[k]) <= std::numeric_limits<float>::max();
+    }
+    if (!finite) largest = 0;
+    const float scale = largest > 0 ? most / largest : 0.f;
+    for (long k = 0; k < m.K; k++)  // NaN is not to be converted
+      out[k] = finite ? static_cast<int16_t>(std::nearbyint(row[k] * scale)) : int16_t{0};
+    std::fill(out + m.K, out + m.stride, int16_t{0});
+    steps[b] = finite ? largest / most : std::numeric_limits<float>::quiet_NaN();
+  }
+  return {p, ld, rounded, steps};
+}
+
+// out[b][NR] = the outputs of one panel for every row.
+inline void panel_product(const Matrix& m, long panel, long B, const Operand& x, float* out) {
+  if (m.panels != nullptr) {
+    if (B == 1) return panel_of_one(m.panels + panel * m.K * NR, m.K, x.p, out);
+    const long tiles = tiles_of(B);
+    for (long i = 0; i < tiles; i++) {
+      const long r = tile_start(B, tiles, i);
+      tile_rows<Ahead::nothing>(static_cast<int>(tile_start(B, tiles, i + 1) - r), m.K, x.p + r * x.ld, x.ld, NR,
+                                m.panels + panel * m.K * NR, out + r * NR, false, nullptr);
+    }
+    return;
+  }
+  for (long i = 0; i < NR; i += 4) {
+    const int8_t* w = m.bytes + (panel * NR + i) * m.stride;
+    for (long b = 0; b < B; b++) {
+      int32_t sums[4];
+      dot4(w, x.rounded + b * m.stride, m.stride, sums);
+      for (int j = 0; j < 4; j++)
+        out[b * NR + i + j] = m.scales[panel * NR + i + j] * x.steps[b] * static_cast<float>(sums[j]);
+    }
+  }
+}
+
+// One thread's memory.
+struct Own {
+  float* products;
+  int16_t* rounded;
+  float* steps;
+  int32_t* order;
+};
+
+// Whether the first layer's products with the embeddings of all these tokens have been computed before.
+inline bool all_known(const Stack& s, const int64_t* tokens) {
+  if (s.known == nullptr) return false;
+  for (long b = 0; b < s.B; b++)
+    if (!s.known[tokens[b]]) return false;
+  return true;
+}
+
+// One layer's step: x (B, w_ih.K) and the state h, c into the next one, this thread's panels. In the first layer x are the
+// embeddings of `tokens`, else `tokens` is null.
+template <int cell>
+void step_layer(int id, int threads, const Stack& s, const StackedLayer& layer, const int64_t* tokens,
+                const float* x, const float* h, const float* c, float* h_next, float* c_next, const Own& own) {
+  const int Q = gates_of(cell);
+  const long B = s.B, H = s.H, blocks = (H + NR - 1) / NR;
+  const int64_t size = B, start = 0;
+  Layer l{};
+  l.cell = cell, l.T = 1, l.H = H, l.sizes = &size, l.starts = &start, l.b_hn = layer.b_hn;
+  l.h0 = h, l.c0 = c, l.gates = s.gates, l.h = s.h_now, l.c = s.c_now, l.h_n = h_next, l.c_n = c_next;
+  const Steps steps{l};
+  const Part part(blocks, id, threads);
+  const long first = part.begin * NR, width = std::min(part.end * NR, H) - first;  // this thread's units
+  if (tokens != nullptr && all_known(s, tokens)) {
+    for (long b = 0; b < B; b++)
+      for (int q = 0; q < Q && width > 0; q++)
+        std::memcpy(s.gates + (b * Q + q) * H + first, s.projected + (tokens[b] * Q + q) * H + first,
+                    width * sizeof(float));
+  } else {
+    const Operand from = operand(layer.w_ih, B, x, layer.w_ih.K, own.rounded, own.steps);
+    for (long p = part.begin; p < part.end; p++)
+      for (int q = 0; q < Q; q++) {
+        panel_product(layer.w_ih, q * blocks + p, B, from, own.products);
+        const long j = p * NR;
+        for (long b = 0; b < B; b++)
+          for (long v = 0; v < NR; v += VL) {
+            vf a = load(own.products + b * NR + v);
+            if (layer.bias != nullptr) a += load_some(layer.bias + q * H + j + v, H - j - v);
+            store_some(s.gates + (b * Q + q) * H + j + v, a, H - j - v);
+          }
+      }
+    if (tokens != nullptr && s.known != nullptr)
+      for (long b = 0; b < B; b++)
+        for (int q = 0; q < Q && width > 0; q++)
+          std::memcpy(s.projected + (tokens[b] * Q + q) * H + first, s.gates + (b * Q + q) * H + first,
+                      width * sizeof(float));
+  }
+  const Operand from = operand(layer.w_hh, B, h, H, own.rounded, own.steps);
+  for (long p = part.begin; p < part.end; p++) {
+    for (int q = 0; q < Q; q++) panel_product(layer.w_hh, q * blocks + p, B, from, own.products + q * B * NR);
+    for (long b = 0; b < B; b++)
+      for (long v = 0; v < NR && p * NR + v < H; v += VL)
+        forward_unit<cell>(l, steps, 0, b, p * NR + v, H - p * NR - v, own.products + b * NR + v, B * NR);
+  }
+}
+
+inline void step_any(int id, int threads, const Stack& s, const StackedLayer& layer, const int64_t* tokens,
+                     const float* x, const float* h, const float* c, float* h_next, float* c_next, const Own& own) {
+  switch (s.cell) {
+    case TANH: return step_layer<TANH>(id, threads, s, layer, tokens, x, h, c, h_next, c_next, own);
+    case RELU: return step_layer<RELU>(id, threads, s, layer, tokens, x, h, c, h_next, c_next, own);
+    case SIGMOID: return step_layer<SIGMOID>(id, threads, s, layer, tokens, x, h, c, h_next, c_next, own);
+    case LSTM: return step_layer<LSTM>(id, threads, s, layer, tokens, x, h, c, h_next, c_next, own);
+    default: return step_layer<GRU>(id, threads, s, layer, tokens, x, h, c, h_next, c_next, own);
+  }
+}
+
+// One step of all layers from `tokens`, whose embeddings are in s.x, and the logits. `now` (0 or 1) says which half of the states is read. All threads
+// meet at the end.
+inline void step_stack(int id, int threads, Barrier& barrier, const Stack& s, const int64_t* tokens, int now,
+                       const Own& own) {
+  const long all = s.layers * s.B * s.H, one = s.B * s.H;
+  const float* x = s.x;
+  for (long i = 0; i < s.layers; i++) {
+    float *h = s.h + now * all + i * one, *c = s.c + now * all + i * one;
+    float *h_next = s.h + (1 - now) * all + i * one, *c_next = s.c + (1 - now) * all + i * one;
+    step_any(id, threads, s, s.stacked[i], i == 0 ? tokens : nullptr, x, h, c, h_next, c_next, own);
+    barrier.wait();
+    if (i == 0 && id == 0 && s.known != nullptr)  // nobody reads it before the next step
+      for (long b = 0; b < s.B; b++) s.known[tokens[b]] = 1;
+    x = h_next;
+  }
+  const Operand from = operand(s.decoder, s.B, x, s.H, own.rounded, own.steps);
+  const Part part((s.V + NR - 1) / NR, id, threads);
+  for (long p = part.begin; p < part.end; p++) {
+    panel_product(s.decoder, p, s.B, from, own.products);
+    const long j = p * NR, width = s.V - j;
+    for (long b = 0; b < s.B; b++)
+      for (long v = 0; v < NR; v += VL) {
+        vf y = load(own.products + b * NR + v);
+        if (s.decoder_bias != nullptr) y += load_some(s.decoder_bias + j + v, width - v);
+        store_some(s.logits + b * s.V + j + v, y, width - v);
+      }
+  }
+  barrier.wait();
+}
+
+// A token of one row, which overwrites its logits. As `regrnn.search.sampling.truncate_logits`, then the first token
+// at which the sum of probabilities, in the order of the tokens, is above `uniform`.
+inline int64_t draw(float* x, long V, const Drawing& d, float uniform, int32_t* order) {
+  const float low = -std::numeric_limits<float>::infinity();
+  if (d.never != nullptr)
+    for (long v = 0; v < V; v++)
+      if (d.never[v]) x[v] = low;
+  long top = 0;
+  for (long v = 1; v < V; v++)
+    if (x[v] > x[top]) top = v;
+  if (d.temperature == 0.f || d.top_k == 1) return top;
+  // The largest becomes 0 and stays it, however near to 0 the temperature.
+  const float most = x[top], scale = std::max(d.temperature, std::numeric_limits<float>::min());
+  for (long v = 0; v < V; v += VL)
+    store_some(x + v, exp_of_negative((load_some(x + v, V - v) - most) / scale), V - v);
+  const auto before = [x](int32_t a, int32_t b) { return x[a] != x[b] ? x[a] > x[b] : a < b; };
+  const bool some = d.top_k > 0 && d.top_k < V;
+  if (some || d.top_p < 1.f) {
+    const long kept = some ? d.top_k : V;
+    for (long v = 0; v < V; v++) order[v] = static_cast<int32_t>(v);
+    if (some) {
+      std::nth_element(order, order + kept - 1, order + V, before);
+      for (long i = kept; i < V; i++) x[order[i]] = 0;
+    }
+    if (d.top_p < 1.f) {
+      std::sort(order, order + kept, before);
+      double total = 0, reached = 0;
+      for (long i = 0; i < kept; i++) total += x[order[i]];
+      for (long i = 0; i < kept; i++) {
+        if (i > 0 && reached >= d.top_p * total) x[order[i]] = 0;
+        reached += x[order[i]];
+      }
+    }
+  }
+  double total = 0, reached = 0;
+  for (long v = 0; v < V; v++) total += x[v];
+  const double wanted = uniform * total;
+  for (long v = 0; v < V; v++) {
+    reached += x[v];
+    if (reached > wanted) return v;
+  }
+  return top;  // NaN
+}
+
+template <class Body>
+void with_own(const Stack& s, const Body& body) {
+  parallel(static_cast<int>(s.threads), [&](int id, int threads, Barrier& barrier) {
+    long stride = s.decoder.stride;
+    for (long i = 0; i < s.layers; i++)
+      stride = std::max<long>({stride, s.stacked[i].w_ih.stride, s.stacked[i].w_hh.stride});
+    body(id, threads, barrier,
+         Own{s.products + id * 4 * s.B * NR, s.rounded + id * s.B * stride, s.steps + id * s.B, s.order + id * s.V});
+  });
+}
+
+inline void enter_tokens(const Stack& s, const Part& rows, const int64_t* tokens) {
+  for (long b = rows.begin; b < rows.end; b++)
+    std::memcpy(s.x + b * s.E, s.embedding + tokens[b] * s.E, s.E * sizeof(float));
+}
+
+// Logits and the next state after `tokens` (B), from half 0 of the states into half 1.
+inline void step_tokens(const Stack& s, const int64_t* tokens) {
+  with_own(s, [&](int id, int threads, Barrier& barrier, const Own& own) {
+    enter_tokens(s, Part(s.B, id, threads), tokens);
+    barrier.wait();
+    step_stack(id, threads, barrier, s, tokens, 0, own);
+  });
+}
+
+// Draws tokens (length, B), the first from s.logits; after each it steps, so that s.logits are those of the next. The
+// state is then in half `length % 2`.
+inline void generate(const Stack& s, const Drawing& d, long length, int64_t* tokens) {
+  with_own(s, [&](int id, int threads, Barrier& barrier, const Own& own) {
+    const Part rows(s.B, id, threads);
+    for (long i = 0; i < length; i++) {
+      for (long b = rows.begin; b < rows.end; b++)
+        tokens[i * s.B + b] = draw(s.logits + b * s.V, s.V, d, d.uniform[i * s.B + b], own.order);
+      enter_tokens(s, rows, tokens + i * s.B);
+      barrier.wait();
+      step_stack(id, threads, barrier, s, tokens + i * s.B, static_cast<int>(i % 2), own);
+    }
+  });
+}
+
+}  // namespace REGRNN_ISA
+}  // namespace regrnn

@@ -1,0 +1,178 @@
+"""Embedding, layers and softmax step by step on the core, for generation and search: weights laid out once.
+
+Shapes: B rows, E embedding, H hidden, V vocabulary, L layers, G gates times H.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from regrnn.kernels.core import Drawing, Matrix, StackedLayer
+from regrnn.kernels.core import Stack as Filled
+from regrnn.kernels.ops import CELLS, core
+
+Storage = Literal["float32", "int8"]
+"""How the weights are held: as they are, or each rounded to 8 bits with a scale for every output."""
+
+_GATES = {"rnn_tanh": 1, "rnn_relu": 1, "rnn_sigmoid": 1, "lstm": 4, "gru": 3}
+_MOST_PROJECTED = 2**28  # floats; memory that is never written costs nothing
+_CHUNK = 16  # bytes of one output that lie together, see `struct Matrix`
+
+
+class Stack:
+    """A copy of a language model's weights, laid out for steps of few rows. Only where the core is there.
+
+    Args:
+        cell: a key of `ops.CELLS`.
+        embedding_VE: (V, E) float32 on the CPU; used in place.
+        layers: (w_ih, w_hh, b_ih, b_hh) of each layer, from the first; the biases may be None.
+        decoder_VH: (V, H).
+        decoder_bias_V: (V,) or None.
+        storage: of all weights but the embedding and the biases.
+    """
+
+    def __init__(
+        self,
+        cell: str,
+        embedding_VE: Tensor,
+        layers: Sequence[tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
+        decoder_VH: Tensor,
+        decoder_bias_V: Tensor | None,
+        storage: Storage = "float32",
+    ) -> None:
+        self._width = core().panel_width
+        self._storage = storage
+        self._alive: list[Tensor] = []
+        self._cell, self._gates, self._has_c = CELLS[cell], _GATES[cell], cell == "lstm"
+        self.V, self.H = decoder_VH.shape
+        self.E = embedding_VE.size(1)
+        self._embedding = self._keep(embedding_VE)
+        self._layers = (StackedLayer * len(layers))(*(self._layer(*weights) for weights in layers))
+        self._decoder = self._matrix(decoder_VH, 1)
+        self._decoder_bias = None if decoder_bias_V is None else self._keep(decoder_bias_V)
+
+        # The first layer's input products of the tokens seen so far: a text has few of its vocabulary.
+        self._projected, self._known = embedding_VE.new_empty(0), torch.zeros(0, dtype=torch.uint8)
+        if self.V * self._gates * self.H <= _MOST_PROJECTED:
+            self._projected = embedding_VE.new_empty(self.V, self._gates * self.H)
+            self._known = torch.zeros(self.V, dtype=torch.uint8)
+
+    def _keep(self, tensor: Tensor) -> int:
+        tensor = tensor.detach().contiguous()
+        self._alive.append(tensor)
+        return tensor.data_ptr()
+
+    def _matrix(self, w: Tensor, gates: int) -> Matrix:
+        (outputs, K), width = w.shape, self._width
+        of_gate = outputs // gates
+        padded = w.new_zeros(gates, (of_gate + width - 1) // width * width, K)
+        padded[:, :of_gate] = w.detach().view(gates, of_gate, K)
+        rows = padded.view(-1, K)
+        filled = Matrix(K=K)
+        if self._storage == "float32":
+            filled.panels = self._keep(rows.view(-1, width, K).transpose(1, 2))
+            return filled
+        scales, rounded = round_to_bytes(rows)
+        filled.stride = (K + _CHUNK - 1) // _CHUNK * _CHUNK
+        chunks = torch.nn.functional.pad(rounded, (0, filled.stride - K)).view(-1, 4, filled.stride // _CHUNK, _CHUNK)
+        filled.bytes = self._keep(chunks.transpose(1, 2))
+        filled.scales = self._keep(scales)
+        return filled
+
+    def _layer(self, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None) -> StackedLayer:
+        filled = StackedLayer(w_ih=self._matrix(w_ih, self._gates), w_hh=self._matrix(w_hh, self._gates))
+        if b_ih is not None and b_hh is not None:
+            b_hh = b_hh.detach().clone()
+            if self._cell == CELLS["gru"]:  # the last part is inside of the reset product
+                filled.b_hn = self._keep(b_hh[2 * self.H :].clone())
+                b_hh[2 * self.H :] = 0
+            filled.bias = self._keep(b_ih.detach() + b_hh)
+        return filled
+
+    def _fill(self, state: Sequence[Tensor], logits: Tensor) -> tuple[Filled, list[Tensor]]:
+        """What the core steps on, from a state (h,) or (h, c), each (L, B, H), and what it writes: h, c and scratch."""
+        L, B, H = len(self._layers), state[0].size(1), self.H
+        threads, new = torch.get_num_threads(), logits.new_empty
+        h = new(2, L, B, H)
+        h[0] = state[0]
+        c = new(2, L, B, H) if self._has_c else new(0)
+        if self._has_c:
+            c[0] = state[1]
+        stride = max(self._decoder.stride, *(max(m.w_ih.stride, m.w_hh.stride) for m in self._layers))
+        scratch = {
+            "x": new(B, self.E),
+            "gates": new(B, self._gates * H),
+            "h_now": new(B, H),
+            "c_now": new(B, H),
+            "products": new(threads, 4, B, self._width),
+            "rounded": torch.empty(threads, B, stride, dtype=torch.int16),
+            "steps": new(threads, B),
+            "order": torch.empty(threads, self.V, dtype=torch.int32),
+        }
+        filled = Filled(cell=self._cell, layers=L, B=B, E=self.E, H=H, V=self.V, threads=threads)
+        filled.embedding, filled.stacked, filled.decoder = self._embedding, self._layers, self._decoder
+        filled.decoder_bias = self._decoder_bias
+        filled.h, filled.c, filled.logits = h.data_ptr(), c.data_ptr(), logits.data_ptr()
+        if len(self._known):
+            filled.projected, filled.known = self._projected.data_ptr(), self._known.data_ptr()
+        for name, tensor in scratch.items():
+            setattr(filled, name, tensor.data_ptr())
+        return filled, [h, c, *scratch.values()]
+
+    def step(self, tokens_B: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Logits (B, V) of what follows `tokens_B` (int64, each in [0, V)), and the state to go on from."""
+        logits_BV = torch.empty(len(tokens_B), self.V)
+        tokens_B = tokens_B.contiguous()
+        filled, written = self._fill(state, logits_BV)
+        core().step(ctypes.byref(filled), tokens_B.data_ptr())
+        return logits_BV, self._state(written, 1)
+
+    def _state(self, written: list[Tensor], half: int) -> tuple[Tensor, ...]:
+        return (written[0][half], written[1][half]) if self._has_c else (written[0][half],)
+
+    def generate(
+        self,
+        logits_BV: Tensor,
+        state: Sequence[Tensor],
+        uniform_TB: Tensor,
+        *,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        never_V: Tensor,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Tokens (T, B) int64, the first drawn from `logits_BV`; then the logits and the state that follow the last.
+
+        Args:
+            logits_BV: (B, V).
+            state: (h,) or (h, c), each (L, B, H).
+            uniform_TB: numbers in [0, 1): a token is the first at which the cumulated probability is above it.
+            temperature: divides the logits; at 0 the most probable token is taken.
+            top_k: draw among the k most probable; None among all.
+            top_p: draw among the most probable that together reach p; None among all.
+            never_V: uint8, 1 for what must not be drawn.
+        """
+        logits_BV = logits_BV.clone(memory_format=torch.contiguous_format)
+        uniform_TB = uniform_TB.contiguous()
+        tokens_TB = torch.empty(uniform_TB.shape, dtype=torch.int64)
+        filled, written = self._fill(state, logits_BV)
+        drawing = Drawing(
+            temperature=temperature,
+            top_p=1.0 if top_p is None else top_p,
+            top_k=min(top_k or 0, self.V),
+            never=never_V.data_ptr(),
+            uniform=uniform_TB.data_ptr(),
+        )
+        core().generate(ctypes.byref(filled), ctypes.byref(drawing), len(uniform_TB), tokens_TB.data_ptr())
+        return tokens_TB, logits_BV, self._state(written, len(uniform_TB) % 2)
+
+
+def round_to_bytes(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales (rows,) and int8 numbers whose product is w (rows, columns) to within half a scale; 0 stays 0."""
+    scales = w.abs().amax(1) / 127 if w.size(1) else w.new_zeros(len(w))
+    return scales, torch.round(w / scales.clamp(min=torch.finfo(w.dtype).tiny)[:, None]).to(torch.int8)
