@@ -5,6 +5,11 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Examples take as long as the machine lets them, and are the same in every run.
+settings.register_profile("regrnn", deadline=None, derandomize=True, database=None)
+settings.load_profile("regrnn")
 
 _numbers = itertools.count()
 

@@ -84,7 +84,7 @@ _P, _N, _F, _S = c_void_p, c_int64, c_float, POINTER(Shared)
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "panel": (_N, []),
     "project": (None, [_N, _N, _N, _P, _P, _P, _P, _P, _N]),
-    "product": (None, [_N, _N, _N, _P, _N, _P, _P, _N]),
+    "product": (None, [_N, _N, _N, _P, _N, _P, _P, _P, _N]),
     "transpose": (None, [_N, _N, _P, _P, _N]),
     "outer": (None, [_N, _N, _N, _P, _P, _N, _P, _P, _P, _N]),
     "recurrent_forward": (None, [POINTER(Layer)]),
@@ -92,7 +92,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "shared_project": (None, [_S, _N, *[_P] * 7, _N]),
     "shared_product": (None, [_S, _N, _P, _N, *[_P] * 4, _N]),
     "shared_outer": (None, [_S, _N, _P, _P, _N, *[_P] * 5, _N]),
-    "softmax_forward": (None, [_N, _N, _N, *[_P] * 9, _S, _P, _N]),
+    "softmax_forward": (None, [_N, _N, _N, *[_P] * 10, _S, _P, _N]),
     "softmax_backward": (None, [_N, _N, _N, *[_P] * 4, _F, *[_P] * 4, _S, *[_P] * 3, _N]),
     "log_probabilities": (None, [_N, _N, _N, *[_P] * 7, _N]),
     "step": (None, [POINTER(Stack), _P]),

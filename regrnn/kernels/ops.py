@@ -19,6 +19,8 @@ from regrnn.kernels.core import Core, Layer, Shared, choose
 CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "rnn_sigmoid": 2, "lstm": 3, "gru": 4}
 _LSTM, _GRU = 3, 4
 _GROUPS = 64  # GROUPS of src/softmax.h
+_IN_CACHE = 48 * 1024  # IN_CACHE of src/shared.h
+_DEPTH = 256  # KB of src/tile.h
 _PIECE = 1 << 14  # PIECE of src/update.h
 
 _library = torch.library.Library("regrnn", "DEF")
@@ -129,6 +131,11 @@ def _lanes(x: Tensor, mask: Tensor) -> Tensor:
     return x.new_empty((N + len(mask) * vector) * K)
 
 
+def _packed(K: int) -> int:
+    """Floats of scratch that a thread packs panels of K features into."""
+    return max(_IN_CACHE, K * core().panel_width)
+
+
 def _contiguous(*tensors: Tensor | None) -> list[Any]:
     return [None if t is None else t.contiguous() for t in tensors]
 
@@ -160,7 +167,7 @@ def _layer(
     threads = torch.get_num_threads()
     if shared is not None and first is not None:
         lists, _lists_alive = _shared(x, shared, first)
-        compacted, own = torch.empty_like(x), x.new_empty(threads, N, core().panel_width)
+        compacted, own = torch.empty_like(x), x.new_empty(threads, _packed(in_features))
         core().shared_project(lists, G, *map(_at, (x, w_ih, b_ih, b_input, gates, compacted, own)), threads)
     else:
         core().project(N, G, in_features, *map(_at, (x, w_ih, b_ih, b_input, gates)), threads)
@@ -233,13 +240,14 @@ def _layer_backward(
     lists, _lists_alive = _shared(x, shared, first) if shared is not None and first is not None else (None, [])
     if shared is not None:
         if wants_x:
-            turned_w, lanes = w_ih.new_empty(in_features, G), _lanes(x, shared)
+            turned_w, lanes = w_ih.new_empty(in_features, _DEPTH), _lanes(x, shared)
             kernel.shared_product(lists, G, _at(d_gates), width, *map(_at, (w_ih, d_x, turned_w, lanes)), threads)
-        turned, own = x.new_empty(in_features, N), x.new_empty(threads, N + in_features, kernel.panel_width)
+        turned, own = x.new_empty(in_features, N), x.new_empty(threads, _packed(in_features))
         sums = [_at(d_b_ih), None if cell == _GRU else _at(d_b_hh)] if bias else [None, None]
         kernel.shared_outer(lists, G, _at(x), _at(d_gates), width, _at(d_w_ih), *sums, _at(turned), _at(own), threads)
     elif wants_x:
-        kernel.product(N, in_features, G, _at(d_gates), width, _at(w_ih), _at(d_x), threads)
+        waiting = x.new_empty(N * -(-in_features // kernel.panel_width) * kernel.panel_width)
+        kernel.product(N, in_features, G, *(_at(d_gates), width, _at(w_ih), _at(d_x), _at(waiting)), threads)
 
     def outer(turned: Tensor, first: int, count: int, into: Tensor, row: int, sums: Sequence[Tensor]) -> None:
         """Rows [row, row + count) of a weight's gradient, and of the biases': those of gates from `first`."""
@@ -354,13 +362,13 @@ def _softmax(
     h, weight, bias, targets = _contiguous(h, weight, bias, targets)
     (N, H), V, width, threads = h.shape, len(weight), core().panel_width, torch.get_num_threads()
     e, inverse_z, losses = h.new_empty((V + width - 1) // width, N, width), h.new_empty(N), h.new_empty(N)
-    most, sums = h.new_empty(threads, N, width), h.new_empty(_GROUPS, N)
+    most, m, sums = h.new_empty(threads, N, width), h.new_empty(N), h.new_empty(_GROUPS, N)
     lists, compacted = None, None
     _alive: list[Tensor] = []
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
-        compacted = h.new_empty(N * H + threads * N * width)
-    places = map(_at, (h, weight, bias, targets, e, inverse_z, losses, most, sums))
+        compacted = h.new_empty(N * H + threads * _packed(H))
+    places = map(_at, (h, weight, bias, targets, e, inverse_z, losses, most, m, sums))
     core().softmax_forward(N, H, V, *places, lists, _at(compacted), threads)
     return losses.sum(dtype=torch.float64).to(h.dtype), e, inverse_z
 
@@ -393,7 +401,7 @@ def _softmax_backward(
     _alive: list[Tensor] = []
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
-        scratch = [h.new_empty(H, V), _lanes(h, shared), h.new_empty(threads, H, core().panel_width)]
+        scratch = [h.new_empty(H, _DEPTH), _lanes(h, shared), h.new_empty(threads, _packed(H))]
     turned = h.new_empty(H, N)
     core().softmax_backward(
         N, H, V, *map(_at, (h, weight, e, inverse_z)), d_loss.item(), *places, _at(turned), lists,

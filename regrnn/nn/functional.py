@@ -247,7 +247,7 @@ def run_layer(
     Raises:
         RuntimeError: the sequence has no time steps.
     """
-    if x.dim() == 3 and x.size(0) == 0:
+    if (x.size(0) if batch_sizes is None else len(batch_sizes)) == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if fused(x, *state, *weights, recurrent_mask):
         return _run_fused(cell, x, state, weights, batch_sizes, reverse, recurrent_mask, input_mask)

@@ -117,7 +117,9 @@ class SharedMask:
 
     def strike(self, x: Tensor) -> Tensor:
         """x through the mask, for x of N rows in all: (N, F) or (T, B, F)."""
-        return x * self.values.repeat_interleave(self.first.diff().to(x.device), dim=0).view(x.shape)
+        rows = x.shape[:-1].numel()  # given, so that no device has to count them, and meta tensors can pass
+        mask = self.values.repeat_interleave(self.first.diff().to(x.device), dim=0, output_size=rows)
+        return x * mask.view(x.shape)
 
 
 def draw_mask(

@@ -50,11 +50,12 @@ EXPORT void regrnn_project(int64_t M, int64_t N, int64_t K, const float* a, cons
   });
 }
 
-// c (M, N) = a (M, K; rows lda apart) b (K, N)
+// c (M, N) = a (M, K; rows lda apart) b (K, N). Scratch: waiting (ceil(N / NR) NR, M).
 EXPORT void regrnn_product(int64_t M, int64_t N, int64_t K, const float* a, int64_t lda, const float* b, float* c,
-                     int64_t threads) {
+                           float* waiting, int64_t threads) {
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
-    multiply(id, n, M, N, K, Rows{a, lda}, ByRows{b, N, N}, IntoRows{c, N, N});
+    if (K == 0) return std::fill(c, c + (id == 0 ? M * N : 0), 0.f);
+    multiply_deep(id, n, M, N, K, Rows{a, lda}, ByRows{b, N, N}, IntoRows{c, N, N}, waiting);
   });
 }
 
@@ -78,8 +79,8 @@ EXPORT void regrnn_recurrent_backward(const Layer* layer) { recurrent_backward(*
 // `shared` is null, or a mask on h whose lists of what is kept are written here.
 EXPORT void regrnn_softmax_forward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* bias,
                                    const int64_t* targets, float* e, float* inverse_z, float* losses, float* most,
-                                   float* sums, const Shared* shared, float* compacted, int64_t threads) {
-  softmax_forward(N, H, V, h, w, bias, targets, e, inverse_z, losses, most, sums, shared, compacted,
+                                   float* m, float* sums, const Shared* shared, float* compacted, int64_t threads) {
+  softmax_forward(N, H, V, h, w, bias, targets, e, inverse_z, losses, most, m, sums, shared, compacted,
                   static_cast<int>(threads));
 }
 
@@ -92,7 +93,7 @@ EXPORT void regrnn_softmax_backward(int64_t N, int64_t H, int64_t V, const float
 }
 
 // The three products above with a shared mask on the side that has K features. Scratch: compacted (N, K) and own
-// (threads, N, NR).
+// (threads, max(IN_CACHE, K NR)).
 EXPORT void regrnn_shared_project(const Shared* shared, int64_t columns, const float* x, const float* w,
                                   const float* bias, const float* bias2, float* c, float* compacted, float* own,
                                   int64_t threads) {
@@ -102,23 +103,20 @@ EXPORT void regrnn_shared_project(const Shared* shared, int64_t columns, const f
     compact(id, n, s, x, compacted);
     barrier.wait();
     shared_multiply(id, n, s, columns, compacted, ByColumns{w, s.K, columns}, IntoRows{c, columns, columns, bias, bias2},
-                    own + id * s.N * NR);
+                    own + id * std::max(IN_CACHE, s.K * NR));
   });
 }
 
-// d_x (N, K) = D(d (N, columns; rows ldd apart) w (columns, K)). Scratch: turned (K, columns), lanes (N + groups VL) K.
+// d_x (N, K) = D(d (N, columns; rows ldd apart) w (columns, K)). Scratch: turned (K, KB), lanes (N + groups VL) K.
 EXPORT void regrnn_shared_product(const Shared* shared, int64_t columns, const float* d, int64_t ldd, const float* w,
                                   float* d_x, float* turned, float* lanes, int64_t threads) {
-  const Shared& s = *shared;
-  list_kept(s);
-  parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
-    transpose(id, n, w, columns, s.K, s.K, nullptr, 1.f, turned);
-    barrier.wait();
-    shared_input_gradient(id, n, s, columns, turned, TurnRows{d, ldd}, nullptr, 1.f, d_x, lanes);
+  list_kept(*shared);
+  parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
+    shared_input_gradient(id, n, *shared, columns, w, TurnRows{d, ldd}, nullptr, 1.f, d_x, turned, lanes);
   });
 }
 
-// c (columns, K) = d^T D(x), and the column sums of d. Scratch: turned (K, N), own (threads, N + K, NR).
+// c (columns, K) = d^T D(x), and the column sums of d. Scratch: turned (K, N), own (threads, max(IN_CACHE, K NR)).
 EXPORT void regrnn_shared_outer(const Shared* shared, int64_t columns, const float* x, const float* d, int64_t ldd,
                                 float* c, float* sums, float* sums2, float* turned, float* own, int64_t threads) {
   const Shared& s = *shared;
@@ -126,9 +124,8 @@ EXPORT void regrnn_shared_outer(const Shared* shared, int64_t columns, const flo
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
     compact_turned(id, n, s, x, nullptr, 1.f, turned);
     barrier.wait();
-    float* mine = own + id * (s.N + s.K) * NR;
     shared_weight_gradient(id, n, s, columns, turned, ByRows{d, ldd, columns},
-                           IntoColumns{c, s.K, columns, sums, sums2}, mine, mine + s.N * NR);
+                           IntoColumns{c, s.K, columns, sums, sums2}, own + id * std::max(IN_CACHE, s.K * NR));
   });
 }
 

@@ -5,6 +5,7 @@
 // k in one order, whatever the number of threads, so that results do not depend on it.
 #pragma once
 
+#include <algorithm>
 #include <initializer_list>
 
 #include "threads.h"
@@ -14,6 +15,7 @@ namespace regrnn {
 namespace REGRNN_ISA {
 
 constexpr long BLOCK_TILES = 80;  // tiles of rows whose panel of C is held at a time
+constexpr long A_IN_CACHE = 384 * 1024;  // floats of A that are worked on at a time where K is large
 constexpr long BLOCK_ROWS = BLOCK_TILES * TILE_ROWS;
 
 // B[k][j] = p[k * ld + j]; K x N.
@@ -39,9 +41,7 @@ struct ByColumns {
     const long j0 = panel * NR;
     const int width = N - j0 < NR ? static_cast<int>(N - j0) : NR;
     if (width < NR) std::memset(out, 0, n * NR * sizeof(float));
-    const float* column = p + j0 * ld + k0;
-    for (int j = 0; j < width; j++, column += ld)
-      for (long k = 0; k < n; k++) out[k * NR + j] = column[k];
+    turn(p + j0 * ld + k0, ld, width, n, out, NR);
     return out;
   }
 };
@@ -103,6 +103,38 @@ void multiply(int id, int threads, long M, long N, long K, Rows a, const Source&
   }
 }
 
+// The same for large K, whose columns of A do not fit in a cache: the product is made for `deep` of them at a time, so that
+// A is read from memory once. The sums of C wait in `waiting`, (panels, M, NR). No column sums.
+template <class Source, class Sink>
+void multiply_deep(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink,
+                   float* waiting) {
+  alignas(64) static thread_local float packed[KB * NR];
+  const long panels = (N + NR - 1) / NR, tiles = tiles_of(M);
+  const long deep = std::max(KB, A_IN_CACHE / std::max(1L, M) / KB * KB);
+  const Part part(panels * tiles, id, threads);
+  for (long from = 0; from < K; from += deep) {
+    const long to = std::min(from + deep, K);
+    for (long at = part.begin; at < part.end;) {
+      const long panel = at / tiles, first = at % tiles;
+      const long last = std::min(first + (part.end - at), tiles);
+      const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
+      float* values = waiting + (panel * M + row0) * NR;
+      for (long k0 = from; k0 < to; k0 += KB) {
+        const long n = std::min(KB, to - k0);
+        const float* bk = b.pack(panel, k0, n, packed);
+        const float* ak = a.p + k0 / NR * a.chunk;
+        for (long i = first; i < last; i++) {
+          const long r = tile_start(M, tiles, i), count = tile_start(M, tiles, i + 1) - r;
+          tile_rows<Ahead::rows>(static_cast<int>(count), n, ak + r * a.ld, a.ld, a.chunk, bk, values + (r - row0) * NR,
+                                 k0 > 0, nullptr);
+        }
+      }
+      if (to == K) sink(panel, row0, rows, values);
+      at += last - first;
+    }
+  }
+}
+
 // C row by row, with one or two biases (or none) on its columns, and a factor and a factor for each row (or none).
 struct IntoRows {
   static constexpr bool wants_sums = false;
@@ -151,10 +183,7 @@ struct IntoColumns {
   void operator()(long panel, long row0, long rows, const float* values) const {
     if (c == nullptr) return;
     const long j = panel * NR, width = N - j < NR ? N - j : NR;
-    for (long i = 0; i < width; i++) {
-      float* out = c + (j + i) * ld + row0;
-      for (long r = 0; r < rows; r++) out[r] = values[r * NR + i];
-    }
+    turn(values, NR, rows, width, c + j * ld + row0, ld);
   }
 };
 

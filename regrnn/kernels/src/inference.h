@@ -235,7 +235,7 @@ inline int64_t draw(float* x, long V, const Drawing& d, float uniform, int32_t* 
   // The largest becomes 0 and stays it, however near to 0 the temperature.
   const float most = x[top], scale = std::max(d.temperature, std::numeric_limits<float>::min());
   for (long v = 0; v < V; v += VL)
-    store_some(x + v, exp_of_negative((load_some(x + v, V - v) - most) / scale), V - v);
+    store_some(x + v, exp((load_some(x + v, V - v) - most) / scale), V - v);
   const auto before = [x](int32_t a, int32_t b) { return x[a] != x[b] ? x[a] > x[b] : a < b; };
   const bool some = d.top_k > 0 && d.top_k < V;
   if (some || d.top_p < 1.f) {

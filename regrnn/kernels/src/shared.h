@@ -56,102 +56,131 @@ inline void compact_turned(int id, int threads, const Shared& s, const float* x,
   }
 }
 
-// C = D(x) B, N x `columns`, from compacted x. `values` is scratch of this thread: (N, NR).
+// Floats of packed panels that a thread passes all rows over before it goes on: they stay in a second-level cache.
+constexpr long IN_CACHE = 48 * 1024;
+
+// C = D(x) B, N x `columns`, from compacted x. `packed` is scratch of this thread: max(IN_CACHE, K NR).
 template <class Source, class Sink>
 void shared_multiply(int id, int threads, const Shared& s, long columns, const float* x, const Source& b,
-                     const Sink& sink, float* values) {
-  alignas(64) static thread_local float packed[KB * NR];
+                     const Sink& sink, float* packed) {
+  constexpr long ROWS = 6 * TILE_ROWS;
+  alignas(64) float values[ROWS * NR];
   const Part part((columns + NR - 1) / NR, id, threads);
-  for (long panel = part.begin; panel < part.end; panel++) {
-    for (long k0 = 0; k0 < s.K; k0 += KB) {
-      const long n = std::min(KB, s.K - k0);
-      const float* rows_from_0 = b.pack(panel, k0, n, packed) - k0 * NR;
-      for (long g = 0; g < s.groups; g++) {
-        const long begin = kept_from(s, g, k0), count = kept_from(s, g, k0 + n) - begin;
-        const long rows = s.first[g + 1] - s.first[g], tiles = tiles_of(rows);
-        for (long i = 0; i < tiles; i++) {
-          const long r = s.first[g] + tile_start(rows, tiles, i), height = s.first[g] + tile_start(rows, tiles, i + 1) - r;
-          tile_rows_indexed(static_cast<int>(height), count, x + r * s.K + begin, s.K, rows_from_0,
-                            s.kept + g * s.K + begin, values + r * NR, k0 > 0);
+  const long one = s.K * NR, at_once = std::max(1L, IN_CACHE / std::max(1L, one));
+  for (long p0 = part.begin; p0 < part.end; p0 += at_once) {
+    const long p1 = std::min(p0 + at_once, part.end);
+    for (long p = p0; p < p1; p++) b.pack(p, 0, s.K, packed + (p - p0) * one);
+    for (long g = 0; g < s.groups; g++)
+      for (long r0 = s.first[g]; r0 < s.first[g + 1]; r0 += ROWS) {
+        const long rows = std::min(ROWS, s.first[g + 1] - r0), tiles = tiles_of(rows);
+        for (long p = p0; p < p1; p++) {
+          for (long i = 0; i < tiles; i++) {
+            const long r = tile_start(rows, tiles, i), height = tile_start(rows, tiles, i + 1) - r;
+            tile_rows_indexed(static_cast<int>(height), s.count[g], x + (r0 + r) * s.K, s.K, packed + (p - p0) * one,
+                              s.kept + g * s.K, values + r * NR);
+          }
+          sink(p, r0, rows, values);
         }
       }
-    }
-    sink(panel, 0, s.N, values);
   }
 }
 
-// c[r][lane] (+)= sum over k < K of a[row r][k] b[k][lane] for R rows and W vectors of lanes; rows of A by pointer.
-template <int R, int W>
+// c[r][lane] (+)= sum over k < K of a[row r][k] b[k][lane] for R rows and W vectors of lanes, and one quad of them more
+// if Q; rows of A by pointer.
+template <int R, int W, bool Q>
 void tile_listed(long K, const float* const* a, const float* b, float* c, long ldc, bool add) {
-  vf acc[R][W];
+  vf acc[R][W > 0 ? W : 1];
+  quad last[R];
   const float* row[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
     row[r] = a[r];
 #pragma GCC unroll 3
     for (int w = 0; w < W; w++) acc[r][w] = add ? load(c + r * ldc + w * VL) : vf{};
+    if (Q) last[r] = add ? load_quad(c + r * ldc + W * VL) : quad{};
   }
-  for (long k = 0; k < K; k++, b += W * VL) {
-    vf bk[W];
+  for (long k = 0; k < K; k++, b += W * VL + 4 * Q) {
+    vf bk[W > 0 ? W : 1];
 #pragma GCC unroll 3
     for (int w = 0; w < W; w++) bk[w] = load(b + w * VL);
+    quad bq = {};
+    if (Q) bq = load_quad(b + W * VL);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const vf x = splat(row[r][k]);
 #pragma GCC unroll 3
       for (int w = 0; w < W; w++) acc[r][w] += x * bk[w];
+      if (Q) last[r] += (row[r][k] - quad{}) * bq;
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
+  for (int r = 0; r < R; r++) {
 #pragma GCC unroll 3
     for (int w = 0; w < W; w++) store(c + r * ldc + w * VL, acc[r][w]);
+    if (Q) store_quad(c + r * ldc + W * VL, last[r]);
+  }
 }
 
-template <int W>
+template <int W, bool Q>
 void tiles_listed(long n, long K, const float* w, long ldw, const int32_t* list, const float* b, float* c, long ldc,
                   bool add) {
-  constexpr int R = W == 3 ? 4 : W == 2 ? 6 : 8;
+  constexpr int vectors = W + Q, R = vectors == 1 ? 8 : vectors == 2 ? 6 : vectors == 3 ? 4 : 3;
   const float* rows[R];
-  for (; n >= R; n -= R, list += R, c += R * ldc) {
-    for (int r = 0; r < R; r++) rows[r] = w + list[r] * ldw;
-    tile_listed<R, W>(K, rows, b, c, ldc, add);
-  }
-  for (; n > 0; n--, list++, c += ldc) {
-    rows[0] = w + *list * ldw;
-    tile_listed<1, W>(K, rows, b, c, ldc, add);
+  for (; n > 0; n -= R, list += R, c += R * ldc) {
+    for (int r = 0; r < R && r < n; r++) rows[r] = w + list[r] * ldw;
+    if (n >= R) {
+      tile_listed<R, W, Q>(K, rows, b, c, ldc, add);
+      continue;
+    }
+    for (int r = 0; r + 2 <= n; r += 2) tile_listed<2, W, Q>(K, rows + r, b, c + r * ldc, ldc, add);
+    if (n % 2 == 1) tile_listed<1, W, Q>(K, rows + n - 1, b, c + (n - 1) * ldc, ldc, add);
   }
 }
 
-// Lanes that the rows of a group take.
-REGRNN_INLINE long lanes_of(long rows) { return (rows + VL - 1) / VL * VL; }
+// Lanes that the rows of a group take: whole vectors, or, where that is enough, a quad behind them.
+REGRNN_INLINE long lanes_of(long rows) {
+  const long over = rows % VL;
+  return over == 0 ? rows : over <= 4 ? rows - over + 4 : rows - over + VL;
+}
 
-// dx = D(d B^T) for B (K of d's columns): turned is B^T, (s.K, K); Turner packs d: pack(k0, n, first_row, rows, lanes,
-// out) gives out[k][lane]. Columns that are struck become 0. sums is scratch: (N + groups VL) K floats.
+// dx = D(d w) for w (K, s.K); Turner packs d: pack(k0, n, first_row, rows, lanes, out) gives out[k][lane]. Columns that
+// are struck become 0. Scratch: turned (s.K, KB), and sums (N + groups VL) s.K.
 template <class Turner>
-void shared_input_gradient(int id, int threads, const Shared& s, long K, const float* turned, const Turner& d,
-                           const float* row_factor, float factor, float* dx, float* sums) {
-  alignas(64) static thread_local float packed[KB * 3 * VL];
+void shared_input_gradient(int id, int threads, const Shared& s, long K, const float* w, const Turner& d,
+                           const float* row_factor, float factor, float* dx, float* turned, float* sums) {
+  alignas(64) static thread_local float packed[KB * 4 * VL];
   const Part part(s.K, id, threads);  // of the features
   for (long k0 = 0; k0 < K; k0 += KB) {
     const long n = std::min(KB, K - k0);
+    turn(w + k0 * s.K + part.begin, s.K, n, part.end - part.begin, turned + part.begin * KB, KB);
     float* group_sums = sums;
     for (long g = 0; g < s.groups; g++) {
       const long begin = kept_from(s, g, part.begin), count = kept_from(s, g, part.end) - begin;
       const long rows = s.first[g + 1] - s.first[g], lanes = lanes_of(rows);
       const int32_t* list = s.kept + g * s.K + begin;
       for (long lane = 0; lane < lanes;) {
-        const long vectors = (lanes - lane) / VL, width = vectors == 4 ? 2 : std::min(vectors, 3L);
-        d.pack(k0, n, s.first[g] + lane, std::min(width * VL, rows - lane), width * VL, packed);
+        const long left = lanes - lane;
+        const long width = left <= 3 * VL ? left : left <= 4 * VL ? 2 * VL : 3 * VL;
+        d.pack(k0, n, s.first[g] + lane, std::min(width, rows - lane), width, packed);
         float* c = group_sums + begin * lanes + lane;
-        const float* w = turned + k0;
-        if (width == 3)
-          tiles_listed<3>(count, n, w, K, list, packed, c, lanes, k0 > 0);
-        else if (width == 2)
-          tiles_listed<2>(count, n, w, K, list, packed, c, lanes, k0 > 0);
-        else
-          tiles_listed<1>(count, n, w, K, list, packed, c, lanes, k0 > 0);
-        lane += width * VL;
+        const bool add = k0 > 0, quad_too = width % VL != 0;
+        switch (width / VL) {
+          case 0: tiles_listed<0, true>(count, n, turned, KB, list, packed, c, lanes, add); break;
+          case 1:
+            if (quad_too)
+              tiles_listed<1, true>(count, n, turned, KB, list, packed, c, lanes, add);
+            else
+              tiles_listed<1, false>(count, n, turned, KB, list, packed, c, lanes, add);
+            break;
+          case 2:
+            if (quad_too)
+              tiles_listed<2, true>(count, n, turned, KB, list, packed, c, lanes, add);
+            else
+              tiles_listed<2, false>(count, n, turned, KB, list, packed, c, lanes, add);
+            break;
+          default: tiles_listed<3, false>(count, n, turned, KB, list, packed, c, lanes, add);
+        }
+        lane += width;
       }
       group_sums += lanes * s.K;
     }
@@ -180,10 +209,7 @@ struct TurnRows {
   long ld;
   void pack(long k0, long n, long first, long rows, long lanes, float* out) const {
     if (rows < lanes) std::memset(out, 0, n * lanes * sizeof(float));
-    for (long r = 0; r < rows; r++) {
-      const float* from = p + (first + r) * ld + k0;
-      for (long k = 0; k < n; k++) out[k * lanes + r] = from[k];
-    }
+    turn(p + first * ld + k0, ld, rows, n, out, lanes);
   }
 };
 
@@ -193,18 +219,14 @@ struct TurnPanels {
   long N;
   void pack(long k0, long n, long first, long rows, long lanes, float* out) const {
     if (rows < lanes) std::memset(out, 0, n * lanes * sizeof(float));
-    for (long k = 0; k < n; k += NR) {
-      const float* from = p + ((k0 + k) / NR * N + first) * NR;
-      const long width = std::min<long>(NR, n - k);
-      for (long r = 0; r < rows; r++)
-        for (long i = 0; i < width; i++) out[(k + i) * lanes + r] = from[r * NR + i];
-    }
+    for (long k = 0; k < n; k += NR)
+      turn(p + ((k0 + k) / NR * N + first) * NR, NR, rows, std::min<long>(NR, n - k), out + k * lanes, lanes);
   }
 };
 
-// Rows list[r] of c, NR wide, += a[r][k] b[k], k < K.
+// Rows list[r] of c, NR wide, += a[r][k] b[k], k < K. Rows R further down the list are asked for.
 template <int R>
-void tile_scattered(long K, const float* a, long lda, const float* b, float* c, const int32_t* list) {
+void tile_scattered(long K, const float* a, long lda, const float* b, float* c, const int32_t* list, long left) {
   vf acc[R][2];
   const float* row[R];
 #pragma GCC unroll 8
@@ -212,8 +234,10 @@ void tile_scattered(long K, const float* a, long lda, const float* b, float* c, 
     row[r] = a + r * lda;
     acc[r][0] = load(c + list[r] * NR);
     acc[r][1] = load(c + list[r] * NR + VL);
+    if (R + r < left)
+      for (int line = 0; line < NR; line += 16) __builtin_prefetch(c + list[R + r] * NR + line, 1);
   }
-  for (long k = 0; k < K; k++) {
+  auto step = [&](long k) REGRNN_LAMBDA_INLINE {
     const vf b0 = load(b + k * NR), b1 = load(b + k * NR + VL);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
@@ -221,7 +245,10 @@ void tile_scattered(long K, const float* a, long lda, const float* b, float* c, 
       acc[r][0] += x * b0;
       acc[r][1] += x * b1;
     }
-  }
+  };
+  long k = 0;
+  for (; k + 4 <= K; k += 4) step(k), step(k + 1), step(k + 2), step(k + 3);
+  for (; k < K; k++) step(k);
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
     store(c + list[r] * NR, acc[r][0]);
@@ -229,35 +256,49 @@ void tile_scattered(long K, const float* a, long lda, const float* b, float* c, 
   }
 }
 
-// c (columns, s.K) = (D(x)^T b)^T and the column sums of b, from x compacted and turned. Scratch of this thread:
-// packed (N, NR), values (s.K, NR).
+// c (columns, s.K) = (D(x)^T b)^T and the column sums of b, from x compacted and turned. `values` is scratch of this
+// thread: max(IN_CACHE, s.K NR).
 template <class Source>
 void shared_weight_gradient(int id, int threads, const Shared& s, long columns, const float* x, const Source& b,
-                            const IntoColumns& sink, float* packed, float* values) {
+                            const IntoColumns& sink, float* values) {
+  constexpr long ROWS = 128;
+  alignas(64) float packed[ROWS * NR];
   const Part part((columns + NR - 1) / NR, id, threads);
-  for (long panel = part.begin; panel < part.end; panel++) {
-    const float* rows_of_b = b.pack(panel, 0, s.N, packed);
-    vf sums[2] = {};
-    for (long r = 0; r < s.N; r++) {
-      const vf w = splat(sink.weight(r));
-      sums[0] += w * load(rows_of_b + r * NR);
-      sums[1] += w * load(rows_of_b + r * NR + VL);
-    }
-    std::memset(values, 0, s.K * NR * sizeof(float));
+  const long one = s.K * NR, at_once = std::min(8L, std::max(1L, IN_CACHE / 3 / std::max(1L, one)));
+  for (long p0 = part.begin; p0 < part.end; p0 += at_once) {
+    const long p1 = std::min(p0 + at_once, part.end);
+    vf sums[8][2] = {};
+    std::memset(values, 0, (p1 - p0) * one * sizeof(float));
     for (long g = 0; g < s.groups; g++) {
-      const long rows = s.first[g + 1] - s.first[g];
-      const float* a = x + s.first[g] * s.K;
-      const float* bg = rows_of_b + s.first[g] * NR;
+      const long group_rows = s.first[g + 1] - s.first[g], count = s.count[g];
       const int32_t* list = s.kept + g * s.K;
-      long i = 0;
-      for (; i + 6 <= s.count[g]; i += 6) tile_scattered<6>(rows, a + i * rows, rows, bg, values, list + i);
-      for (; i < s.count[g]; i++) tile_scattered<1>(rows, a + i * rows, rows, bg, values, list + i);
+      for (long r0 = 0; r0 < group_rows; r0 += ROWS) {
+        const long row = s.first[g] + r0, rows = std::min(ROWS, group_rows - r0);
+        const float* a = x + s.first[g] * s.K + r0;
+        for (long p = p0; p < p1; p++) {
+          const float* bg = b.pack(p, row, rows, packed);
+          for (long r = 0; r < rows; r++) {
+            const vf w = splat(sink.weight(row + r));
+            sums[p - p0][0] += w * load(bg + r * NR);
+            sums[p - p0][1] += w * load(bg + r * NR + VL);
+          }
+          float* c = values + (p - p0) * one;
+          long i = 0;
+          for (; i + 6 <= count; i += 6)
+            tile_scattered<6>(rows, a + i * group_rows, group_rows, bg, c, list + i, count - i);
+          for (; i + 2 <= count; i += 2)
+            tile_scattered<2>(rows, a + i * group_rows, group_rows, bg, c, list + i, count - i);
+          if (i < count) tile_scattered<1>(rows, a + i * group_rows, group_rows, bg, c, list + i, count - i);
+        }
+      }
     }
-    sink(panel, 0, s.K, values);
-    float out[NR];
-    store(out, sums[0]);
-    store(out + VL, sums[1]);
-    sink.sums(panel, out);
+    for (long p = p0; p < p1; p++) {
+      sink(p, 0, s.K, values + (p - p0) * one);
+      float out[NR];
+      store(out, sums[p - p0][0]);
+      store(out + VL, sums[p - p0][1]);
+      sink.sums(p, out);
+    }
   }
 }
 

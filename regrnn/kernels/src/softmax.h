@@ -1,8 +1,8 @@
 // Output projection, softmax and cross-entropy of N rows over V classes.
 //
 // The logits lie panel by panel, [V / NR][N][NR]: what the product writes and what both products of the backward pass
-// read is contiguous so. They are never normalised. With e = exp(logit - m) for the row's largest logit m and Z the
-// row's sum of e, the gradient at the logits is (e - Z at the target) / Z, and 1 / Z is a factor of the rows of smaller
+// read is contiguous so. They are never normalised. With e = exp(logit - m) for some m of the row and Z the row's sum of e,
+// the gradient at the logits is (e - Z at the target) / Z, and 1 / Z is a factor of the rows of smaller
 // matrices.
 #pragma once
 
@@ -24,109 +24,144 @@ struct Group {
   Group(long panels, long g) : begin(panels * g / GROUPS), end(panels * (g + 1) / GROUPS) {}
 };
 
-// Logits into panels. Columns beyond V become -infinity, so that they count nowhere.
-struct IntoPanels {
+// The bias of one panel; columns beyond V become -infinity, so that they count nowhere.
+struct Offsets {
+  alignas(64) float values[NR];
+  Offsets(const float* bias, long j, long V) {
+    for (long i = 0; i < NR; i++)
+      values[i] = j + i >= V ? -std::numeric_limits<float>::infinity() : bias == nullptr ? 0.f : bias[j + i];
+  }
+  vf operator[](int v) const { return load(values + v); }
+};
+
+// The largest logits, by lanes.
+struct IntoLargest {
   static constexpr bool wants_sums = false;
-  float* p;
-  long N, V;
   const float* bias;
-  float* most;  // [N][NR], this thread's largest values
+  long V;
+  float* most;  // [N][NR], this thread's
 
   float weight(long) const { return 1.f; }
   void sums(long, const float*) const {}
   void operator()(long panel, long row0, long rows, const float* values) const {
-    const long j = panel * NR, width = V - j;
-    float offsets[NR];
-    for (long i = 0; i < NR; i++)
-      offsets[i] = i >= width ? -std::numeric_limits<float>::infinity() : bias == nullptr ? 0.f : bias[j + i];
-    const vf b0 = load(offsets), b1 = load(offsets + VL);
-    float* out = p + (panel * N + row0) * NR;
-    float* top = most + row0 * NR;
-    for (long r = 0; r < rows * NR; r += NR) {
-      const vf x0 = load(values + r) + b0, x1 = load(values + r + VL) + b1;
-      store(out + r, x0);
-      store(out + r + VL, x1);
-      store(top + r, max(load(top + r), x0));
-      store(top + r + VL, max(load(top + r + VL), x1));
+    const Offsets offsets(bias, panel * NR, V);
+    for (long r = 0; r < rows; r++)
+      for (int v = 0; v < NR; v += VL) {
+        float* top = most + (row0 + r) * NR + v;
+        store(top, max(load(values + r * NR + v) + offsets[v], load(top)));
+      }
+  }
+};
+
+// exp(logit - m) into panels from `first` on, and their sums. The target is kept apart, with 0 in its place, so that the
+// gradient there, minus the others' share, is exact where it is small.
+struct IntoExponentials {
+  static constexpr bool wants_sums = false;
+  const float* bias;
+  long V, N, first;
+  const float* m;          // [N]
+  const int64_t* targets;  // [N]
+  float* e;
+  float* lanes;            // [N][VL], this thread's: sums
+  float* target_logits;    // [N]
+
+  float weight(long) const { return 1.f; }
+  void sums(long, const float*) const {}
+  void operator()(long panel, long row0, long rows, const float* values) const {
+    const long j = (first + panel) * NR;
+    const Offsets offsets(bias, j, V);
+    const vf b0 = offsets[0], b1 = offsets[VL];
+    float* out = e + ((first + panel) * N + row0) * NR;
+    for (long r = 0; r < rows; r++, out += NR) {
+      const vf x0 = load(values + r * NR) + b0, x1 = load(values + r * NR + VL) + b1, mr = splat(m[row0 + r]);
+      vf e0 = exp(x0 - mr), e1 = exp(x1 - mr);
+      store(out, e0);
+      store(out + VL, e1);
+      const long t = targets[row0 + r] - j;
+      if (t >= 0 && t < NR) {
+        target_logits[row0 + r] = values[r * NR + t] + offsets.values[t];
+        out[t] = 0;
+        e0 = load(out);
+        e1 = load(out + VL);
+      }
+      float* sum = lanes + (row0 + r) * VL;
+      store(sum, load(sum) + (e0 + e1));
     }
   }
 };
 
-// exp(logit - m) in place over the panels of the groups of this thread; sums[group][row].
-inline void exponentials(int id, int threads, long N, long panels, const float* m, float* e, float* sums) {
-  const Part part(GROUPS, id, threads);
-  for (long g = part.begin; g < part.end; g++) {
-    const Group group(panels, g);
-    constexpr long ROWS = 128;
-    alignas(64) float lanes[ROWS * VL];
-    for (long n0 = 0; n0 < N; n0 += ROWS) {
-      const long rows = std::min(ROWS, N - n0);
-      std::memset(lanes, 0, sizeof lanes);
-      for (long p = group.begin; p < group.end; p++) {
-        float* x = e + (p * N + n0) * NR;
-        for (long r = 0; r < rows; r++) {
-          const vf mr = splat(m[n0 + r]);
-          const vf e0 = exp_of_negative(load(x + r * NR) - mr), e1 = exp_of_negative(load(x + r * NR + VL) - mr);
-          store(x + r * NR, e0);
-          store(x + r * NR + VL, e1);
-          store(lanes + r * VL, load(lanes + r * VL) + (e0 + e1));
-        }
-      }
-      for (long r = 0; r < rows; r++) sums[g * N + n0 + r] = sum(load(lanes + r * VL));
-    }
-  }
-}
-
-// e [panels][N][NR], inverse_z [N] and the losses -log p [N]. `most` is scratch: (threads, N, NR); sums: (GROUPS, N).
-// Under a shared mask on h, `compacted` is scratch too: (N, H) + (threads, N, NR).
+// e [panels][N][NR], inverse_z [N] and the losses -log p [N]. Scratch: `most` (threads, N, NR), m (N), sums (GROUPS, N);
+// under a shared mask on h, `compacted`: (N, H) + (threads, max(IN_CACHE, H NR)).
 inline void softmax_forward(long N, long H, long V, const float* h, const float* w, const float* bias,
-                            const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* sums,
-                            const Shared* shared, float* compacted, int threads) {
+                            const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* m,
+                            float* sums, const Shared* shared, float* compacted, int threads) {
   const long panels = (V + NR - 1) / NR;
-  const float low = -std::numeric_limits<float>::infinity();
+  std::atomic<bool> far{false};
   if (shared != nullptr) list_kept(*shared);
   parallel(threads, [&](int id, int n, Barrier& barrier) {
     float* mine = most + id * N * NR;
-    std::fill(mine, mine + N * NR, low);
-    const IntoPanels sink{e, N, V, bias, mine};
+    const Part rows(N, id, n);
+    // The product with the classes from `from` on: this thread's `part` of `threads`.
+    const auto logits = [&](int part, int threads, long from, long columns, const auto& sink) {
+      const ByColumns source{w + from * H, H, columns};
+      if (shared != nullptr)
+        shared_multiply(part, threads, *shared, columns, compacted, source, sink,
+                        compacted + N * H + id * std::max(IN_CACHE, H * NR));
+      else
+        multiply(part, threads, N, columns, H, Rows{h, H}, source, sink);
+    };
+    const auto largest_of = [&](long columns) {
+      std::fill(mine, mine + N * NR, -std::numeric_limits<float>::infinity());
+      logits(id, n, 0, columns, IntoLargest{bias, V, mine});
+      barrier.wait();
+      for (long r = rows.begin; r < rows.end; r++) {
+        vf top = load(most + r * NR);
+        for (int t = 0; t < n; t++)
+          for (int v = 0; v < NR; v += VL) top = max(load(most + (t * N + r) * NR + v), top);
+        m[r] = largest(top);
+      }
+      barrier.wait();
+    };
+    const auto exponentials = [&] {
+      const Part part(GROUPS, id, n);
+      for (long g = part.begin; g < part.end; g++) {
+        const Group group(panels, g);
+        std::memset(mine, 0, N * VL * sizeof(float));
+        if (group.begin < group.end)
+          logits(0, 1, group.begin * NR, std::min(V, group.end * NR) - group.begin * NR,
+                 IntoExponentials{bias, V, N, group.begin, m, targets, e, mine, losses});
+        for (long r = 0; r < N; r++) sums[g * N + r] = sum(load(mine + r * VL));
+      }
+      barrier.wait();
+      bool reached = true;
+      for (long r = rows.begin; r < rows.end; r++) {
+        double others = 0;
+        for (long g = 0; g < GROUPS; g++) others += sums[g * N + r];
+        const double target = static_cast<double>(losses[r]) - m[r], z = others + std::exp(target);
+        reached &= z > 1e-17 && z < 1e30;
+        // Where the target is nearly certain, log z would lose what is left.
+        losses[r] = static_cast<float>(std::log1p(others * std::exp(-target)));
+        e[((targets[r] / NR) * N + r) * NR + targets[r] % NR] = static_cast<float>(-others);
+        inverse_z[r] = static_cast<float>(1 / z);
+      }
+      if (!reached) far.store(true, std::memory_order_relaxed);
+      barrier.wait();
+    };
     if (shared != nullptr) {
       compact(id, n, *shared, h, compacted);
       barrier.wait();
-      shared_multiply(id, n, *shared, V, compacted, ByColumns{w, H, V}, sink, compacted + N * H + id * N * NR);
-    } else {
-      multiply(id, n, N, V, H, Rows{h, H}, ByColumns{w, H, V}, sink);
     }
-    barrier.wait();
-    const Part rows(N, id, n);
-    for (long r = rows.begin; r < rows.end; r++) {
-      vf top = load(most + r * NR);
-      for (int t = 0; t < n; t++)
-        for (int v = 0; v < NR; v += VL) top = max(load(most + (t * N + r) * NR + v), top);
-      inverse_z[r] = largest(top);
-      // The target stays out of the sum, so that the gradient there, minus the others' share, is exact where it is
-      // small.
-      const long v = targets[r];
-      float& target = e[((v / NR) * N + r) * NR + v % NR];
-      losses[r] = inverse_z[r] - target;
-      target = low;
-    }
-    barrier.wait();
-    exponentials(id, n, N, panels, inverse_z, e, sums);
-    barrier.wait();
-    for (long r = rows.begin; r < rows.end; r++) {
-      double others = 0;
-      for (long g = 0; g < GROUPS; g++) others += sums[g * N + r];
-      const double z = others + std::exp(-static_cast<double>(losses[r]));
-      losses[r] += static_cast<float>(std::log(z));
-      const long v = targets[r];
-      e[((v / NR) * N + r) * NR + v % NR] = static_cast<float>(-others);
-      inverse_z[r] = static_cast<float>(1 / z);
-    }
+    // Any number near a row's largest logit serves as m: that of the first classes saves a pass over the logits.
+    largest_of(std::min<long>(NR, V));
+    exponentials();
+    if (!far.load(std::memory_order_relaxed)) return;
+    largest_of(V);
+    exponentials();
   });
 }
 
 // Gradients, `factor` times; each of d_h, d_w, d_bias may be null. turned is scratch: (H, N); under a shared mask on h,
-// so are turned_w (H, V), lanes (N + groups VL) H and own (threads, H, NR).
+// so are turned_w (H, KB), lanes (N + groups VL) H and own (threads, max(IN_CACHE, H NR)).
 inline void softmax_backward(long N, long H, long V, const float* h, const float* w, const float* e,
                              const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias, float* turned,
                              const Shared* shared, float* turned_w, float* lanes, float* own, int threads) {
@@ -136,12 +171,12 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
     const IntoColumns sink{d_w, H, V, d_bias, nullptr, inverse_z, factor};
     if (shared != nullptr) {
       if (weights) compact_turned(id, n, *shared, h, inverse_z, factor, turned);
-      if (d_h != nullptr) transpose(id, n, w, V, H, H, nullptr, 1.f, turned_w);
       barrier.wait();
       if (d_h != nullptr)
-        shared_input_gradient(id, n, *shared, V, turned_w, TurnPanels{e, N}, inverse_z, factor, d_h, lanes);
+        shared_input_gradient(id, n, *shared, V, w, TurnPanels{e, N}, inverse_z, factor, d_h, turned_w, lanes);
       if (weights)
-        shared_weight_gradient(id, n, *shared, V, turned, Ready{e, N}, sink, nullptr, own + id * H * NR);
+        shared_weight_gradient(id, n, *shared, V, turned, Ready{e, N}, sink,
+                               own + id * std::max(IN_CACHE, H * NR));
       return;
     }
     if (weights) transpose(id, n, h, N, H, H, inverse_z, factor, turned);
@@ -178,7 +213,7 @@ struct IntoLogSum {
         store(logits + v, x);
         const vf before = load(most + at), now = max(x, before);
         const vf floor = now < splat(-3e38f) ? vf{} : now;  // nothing but -infinity so far: no difference of infinities
-        store(total + at, load(total + at) * exp_of_negative(before - floor) + exp_of_negative(x - floor));
+        store(total + at, load(total + at) * exp(before - floor) + exp(x - floor));
         store(most + at, now);
       }
       const long t = targets[row0 + r] - j;

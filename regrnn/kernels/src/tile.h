@@ -60,18 +60,17 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, float* c
   }
 }
 
-// The same with rows of A contiguous and row index[k] of B in the place of row k.
+// The same with rows of A contiguous, row index[k] of B in the place of row k, and nothing added to. The next R rows of
+// A are asked for.
 template <int R>
-void tile_indexed(long K, const float* a, long lda, const float* b, const int32_t* index, float* c, bool add) {
+void tile_indexed(long K, const float* a, long lda, const float* b, const int32_t* index, float* c) {
   vf acc[R][2];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-    acc[r][0] = add ? load(c + r * NR) : vf{};
-    acc[r][1] = add ? load(c + r * NR + VL) : vf{};
-  }
   const float* row[R];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++) row[r] = a + r * lda;
+  for (int r = 0; r < R; r++) {
+    acc[r][0] = acc[r][1] = vf{};
+    row[r] = a + r * lda;
+  }
   auto step = [&](long k) REGRNN_LAMBDA_INLINE {
     const float* bk = b + static_cast<long>(index[k]) * NR;
     const vf b0 = load(bk), b1 = load(bk + VL);
@@ -83,7 +82,12 @@ void tile_indexed(long K, const float* a, long lda, const float* b, const int32_
     }
   };
   long k = 0;
-  for (; k + 4 <= K; k += 4) step(k), step(k + 1), step(k + 2), step(k + 3);
+  for (; k + 16 <= K; k += 16) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) __builtin_prefetch(row[r] + R * lda + k);
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) step(k + i), step(k + i + 1), step(k + i + 2), step(k + i + 3);
+  }
   for (; k < K; k++) step(k);
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
@@ -106,14 +110,14 @@ REGRNN_INLINE void tile_rows(int rows, long K, const float* a, long lda, long ch
 }
 
 REGRNN_INLINE void tile_rows_indexed(int rows, long K, const float* a, long lda, const float* b, const int32_t* index,
-                                     float* c, bool add) {
+                                     float* c) {
   switch (rows) {
-    case 1: return tile_indexed<1>(K, a, lda, b, index, c, add);
-    case 2: return tile_indexed<2>(K, a, lda, b, index, c, add);
-    case 3: return tile_indexed<3>(K, a, lda, b, index, c, add);
-    case 4: return tile_indexed<4>(K, a, lda, b, index, c, add);
-    case 5: return tile_indexed<5>(K, a, lda, b, index, c, add);
-    default: return tile_indexed<6>(K, a, lda, b, index, c, add);
+    case 1: return tile_indexed<1>(K, a, lda, b, index, c);
+    case 2: return tile_indexed<2>(K, a, lda, b, index, c);
+    case 3: return tile_indexed<3>(K, a, lda, b, index, c);
+    case 4: return tile_indexed<4>(K, a, lda, b, index, c);
+    case 5: return tile_indexed<5>(K, a, lda, b, index, c);
+    default: return tile_indexed<6>(K, a, lda, b, index, c);
   }
 }
 

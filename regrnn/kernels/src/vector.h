@@ -19,6 +19,12 @@ typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
 typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
+typedef float quad __attribute__((vector_size(16)));
+typedef float quad_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
+
+REGRNN_INLINE quad load_quad(const float* p) { return *reinterpret_cast<const quad_unaligned*>(p); }
+REGRNN_INLINE void store_quad(float* p, quad x) { *reinterpret_cast<quad_unaligned*>(p) = x; }
+
 REGRNN_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 REGRNN_INLINE void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
 REGRNN_INLINE vf splat(float x) { return x - vf{}; }
@@ -52,10 +58,34 @@ REGRNN_INLINE float largest(vf x) {
   return most;
 }
 
-// e^x for x <= 0 to 2 units in the last place; 0 below -87.3, NaN stays NaN.
-REGRNN_INLINE vf exp_of_negative(vf x) {
-  const vf low = splat(-87.33654f);
-  const vf bounded = x < low ? low : x;
+// out[k * ld_out + r] = in[r * ld + k], r < rows, k < n.
+inline void turn(const float* in, long ld, long rows, long n, float* out, long ld_out) {
+  long r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    const float* p = in + r * ld;
+    long k = 0;
+    for (; k + 4 <= n; k += 4) {
+      const quad a = load_quad(p + k), b = load_quad(p + ld + k), c = load_quad(p + 2 * ld + k),
+                 d = load_quad(p + 3 * ld + k);
+      const quad ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+      const quad AB = __builtin_shufflevector(a, b, 2, 6, 3, 7), CD = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      float* o = out + k * ld_out + r;
+      store_quad(o, __builtin_shufflevector(ab, cd, 0, 1, 4, 5));
+      store_quad(o + ld_out, __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+      store_quad(o + 2 * ld_out, __builtin_shufflevector(AB, CD, 0, 1, 4, 5));
+      store_quad(o + 3 * ld_out, __builtin_shufflevector(AB, CD, 2, 3, 6, 7));
+    }
+    for (; k < n; k++)
+      for (int i = 0; i < 4; i++) out[k * ld_out + r + i] = p[i * ld + k];
+  }
+  for (; r < rows; r++)
+    for (long k = 0; k < n; k++) out[k * ld_out + r] = in[r * ld + k];
+}
+
+// e^x to 2 units in the last place; 0 below -87.3, 1.6e38 above 88, NaN stays NaN.
+REGRNN_INLINE vf exp(vf x) {
+  const vf low = splat(-87.33654f), high = splat(88.f);
+  const vf bounded = x < low ? low : (x > high ? high : x);
   const vf round = splat(12582912.f);  // 1.5 * 2^23: adding and subtracting it rounds to an integer
   const vf shifted = bounded * 1.44269504f + round;
   const vf n = shifted - round;

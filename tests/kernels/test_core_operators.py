@@ -1,0 +1,101 @@
+"""torch's own checks of the operators: schemas, autograd, meta tensors, and what torch.compile needs."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from core_and_reference import CELLS, LayerProblem, LossProblem
+from torch.library import opcheck
+
+from regrnn.kernels.ops import CELLS as NUMBERS
+from regrnn.kernels.ops import core
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+STATIC = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
+WITHOUT_GRADIENTS = ("test_schema", "test_faketensor")
+
+
+def layer_arguments(problem: LayerProblem) -> tuple:
+    leaves = problem.leaves()
+    mask = problem.input_mask()
+    return (
+        leaves["x"],
+        leaves["h0"],
+        leaves.get("c0"),
+        leaves["w_ih"],
+        leaves["w_hh"],
+        leaves.get("b_ih"),
+        leaves.get("b_hh"),
+        problem.batch_sizes,
+        problem.recurrent_mask(),
+        None if mask is None else mask.values,
+        None if mask is None else mask.first,
+        NUMBERS[problem.cell],
+        problem.reverse,
+    )
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_layer(cell: str) -> None:
+    plain = LayerProblem(cell, 3, 5, (3, 2, 1), padded=False)
+    masked = LayerProblem(cell, 3, 5, (3, 2, 1), padded=False, reverse=True, bias=False, recurrent="rows", every=2)
+    for problem in (plain, masked):
+        inputs, rest = layer_arguments(problem)[:7], layer_arguments(problem)[7:]
+        inputs = tuple(None if tensor is None else tensor.requires_grad_() for tensor in inputs)
+        opcheck(torch.ops.regrnn.layer, (*inputs, *rest), test_utils=STATIC if problem is plain else STATIC[:3])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_layer_backward(cell: str) -> None:
+    problem = LayerProblem(cell, 3, 5, (3, 2, 1), padded=False, recurrent="rows", every=2)
+    arguments = layer_arguments(problem)
+    h, h_n, c_n, gates, c, entering = torch.ops.regrnn.layer(*arguments)
+    (number, reverse), d_c_n = arguments[-2:], torch.ones_like(c_n) if cell == "lstm" else None
+    rest = (*arguments[:5], *arguments[7:-2], h, gates, c, entering, number, reverse)
+    some, others = (torch.ones_like(h), None, True, False), (None, torch.ones_like(h_n), False, True)
+    for d_h, d_h_n, bias, wants_x in (some, others):
+        gradients = (d_h, d_h_n, d_c_n)
+        opcheck(torch.ops.regrnn.layer_backward, (*gradients, *rest, bias, wants_x), test_utils=WITHOUT_GRADIENTS)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("group", [None, 2])
+def test_softmax_cross_entropy(bias: bool, group: int | None) -> None:
+    problem = LossProblem(5, 3, 20, bias, group)
+    leaves = {name: leaf.requires_grad_() for name, leaf in problem.leaves().items()}
+    mask = problem.mask()
+    shared = (None, None) if mask is None else (mask.values, mask.first)
+    arguments = (leaves["h"], leaves["weight"], leaves.get("bias"), problem.targets())
+    opcheck(torch.ops.regrnn.softmax_cross_entropy, (*arguments, *shared), test_utils=STATIC if bias else STATIC[:3])
+    arguments = tuple(None if a is None else a.detach() for a in arguments)
+    _, e, inverse_z = torch.ops.regrnn.softmax_cross_entropy(*arguments, *shared)
+    for wants in ((True, True, bias), (False, True, False), (True, False, bias)):
+        opcheck(
+            torch.ops.regrnn.softmax_cross_entropy_backward,
+            (torch.tensor(2.0), *arguments[:2], e, inverse_z, *shared, *wants),
+            test_utils=WITHOUT_GRADIENTS,
+        )
+    opcheck(torch.ops.regrnn.token_log_probabilities, arguments, test_utils=WITHOUT_GRADIENTS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mask(dtype: torch.dtype) -> None:
+    opcheck(torch.ops.regrnn.mask, (torch.tensor(3), 0.5, [4, 3], dtype), test_utils=STATIC)
+
+
+def test_meta_tensors_have_the_shapes_of_real_ones() -> None:
+    for cell in CELLS:
+        arguments = layer_arguments(LayerProblem(cell, 3, 5, (3, 2, 1), padded=False))
+        on_meta = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments]
+        real, meta = torch.ops.regrnn.layer(*arguments), torch.ops.regrnn.layer(*on_meta)
+        assert [t.shape for t in meta] == [t.shape for t in real]
+        assert all(t.device.type == "meta" for t in meta)
+
+
+def test_operators_say_so_where_there_is_no_core(use_kernel: Callable[[str], None]) -> None:
+    use_kernel("torch")
+    with pytest.raises(RuntimeError, match="the compiled core of regrnn does not run: REGRNN_KERNEL=torch"):
+        core()
+    with pytest.raises(RuntimeError, match="REGRNN_KERNEL=torch"):
+        torch.ops.regrnn.layer(*layer_arguments(LayerProblem("lstm", 3, 5, (2,), padded=False)))
