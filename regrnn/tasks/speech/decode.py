@@ -1,0 +1,197 @@
+"""From distributions over states to phones: a median filter, or Viterbi with a phone bigram. Both run block by block.
+
+Shapes: T time (frames), S states (phones times parts), P phones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrnn.tasks.speech.alignments import Segment
+from regrnn.tasks.speech.audio import Array, FeatureConfig, need
+
+Path = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingConfig:
+    """The `[decoding]` section: how frames become phones."""
+
+    smoothing: Literal["viterbi", "median", "none"] = "viterbi"
+    bigram_weight: float = 1.0
+    """Viterbi: what a change of phone costs is minus this times the logarithm of the bigram's probability."""
+    median: int = 5
+    """Median filter: frames, an odd number."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.bigram_weight <= 1000:
+            raise ValueError(f"bigram_weight = {self.bigram_weight:g} must be from 0 to 1,000")
+        if self.median < 1 or self.median % 2 == 0 or self.median > 1001:
+            raise ValueError(f"median = {self.median} must be an odd number from 1 to 1,001")
+
+
+class Median:
+    """The most probable state after a median over time of each state's probability, the ends repeated."""
+
+    def __init__(self, width: int) -> None:
+        self.half = width // 2
+        self.held: Array | None = None
+        """The last 2 `half` frames: those before the next one that can be smoothed, and those after."""
+
+    def push(self, log_p_TS: Array) -> Path:
+        """The states that the frames so far determine."""
+        if not len(log_p_TS):
+            return np.zeros(0, np.int64)
+        before = np.repeat(log_p_TS[:1], self.half, axis=0) if self.held is None else self.held
+        return self._smooth(np.concatenate((before, log_p_TS)))
+
+    def finish(self) -> Path:
+        """The rest."""
+        if self.held is None:
+            return np.zeros(0, np.int64)
+        return self._smooth(np.concatenate((self.held, np.repeat(self.held[-1:], self.half, axis=0))))
+
+    def _smooth(self, everything: Array) -> Path:
+        width = 2 * self.half + 1
+        if len(everything) < width:
+            self.held = everything
+            return np.zeros(0, np.int64)
+        windows = np.lib.stride_tricks.sliding_window_view(everything, width, axis=0)
+        self.held = everything[len(everything) - 2 * self.half :]
+        return np.asarray(np.median(windows, axis=-1).argmax(1), np.int64)
+
+
+class Viterbi:
+    """The best path: the sum of the frames' ln p, and of weight x ln P(phone | phone before it) at each change.
+
+    The parts of a phone follow in order and each lasts at least one frame; staying costs nothing. What all survivors
+    agree upon is given out at once, so that memory stays flat; should they not agree for `PATIENCE` frames, the best
+    of them decides.
+    """
+
+    PATIENCE = 3000
+
+    def __init__(self, bigram: Sequence[Sequence[int]], parts: int, weight: float) -> None:
+        counts = np.array(bigram, np.float64) + 1.0  # add-one: what was not seen is not impossible
+        log_p = weight * np.log(counts / counts.sum(1, keepdims=True))
+        phones = counts.shape[1]
+        states = phones * parts
+        self.cost = np.full((states, states), -np.inf)
+        np.fill_diagonal(self.cost, 0.0)
+        first, last = np.arange(0, states, parts), np.arange(parts - 1, states, parts)
+        if parts > 1:
+            for part in range(parts - 1):
+                self.cost[first + part, first + part + 1] = 0.0
+            self.cost[np.ix_(last, first)] = log_p[:-1]
+        else:
+            change = log_p[:-1].copy()
+            np.fill_diagonal(change, 0.0)
+            self.cost = change
+        self.begin = np.full(states, -np.inf)
+        self.begin[first] = log_p[-1]
+        self.score: NDArray[np.float64] | None = None
+        self.back: list[Path] = []
+        """Of each frame held but the first: the state before."""
+
+    def push(self, log_p_TS: Array) -> Path:
+        """The states that the frames so far determine."""
+        given: list[Path] = []
+        states = np.arange(len(self.begin))
+        for row in log_p_TS:
+            if self.score is None:
+                self.score = self.begin + row
+                continue
+            paths = self.score[:, None] + self.cost
+            before = paths.argmax(0)
+            self.score = paths[before, states] + row
+            self.score -= self.score.max()  # so that no sum grows without end
+            self.back.append(before)
+            if len(self.back) % 256 == 0:
+                given.append(self._agreed())
+        return np.concatenate(given) if given else np.zeros(0, np.int64)
+
+    def finish(self) -> Path:
+        """The rest."""
+        if self.score is None:
+            return np.zeros(0, np.int64)
+        return self._trace(int(self.score.argmax()), len(self.back))
+
+    def _trace(self, state: int, at: int) -> Path:
+        """States 0 to `at` of the path that is in `state` at frame `at` of those held."""
+        path = [state]
+        for before in reversed(self.back[:at]):
+            path.append(int(before[path[-1]]))
+        return np.array(path[::-1], np.int64)
+
+    def _agreed(self) -> Path:
+        survivors = np.flatnonzero(np.isfinite(self.score)) if self.score is not None else np.zeros(0, np.int64)
+        at = len(self.back)
+        while at > 0 and len(survivors) > 1:
+            at -= 1
+            survivors = np.unique(self.back[at][survivors])
+        if len(survivors) > 1 or at == 0:
+            if len(self.back) < self.PATIENCE or self.score is None:
+                return np.zeros(0, np.int64)
+            path = self._trace(int(self.score.argmax()), len(self.back))
+            at = len(path) // 2
+            state = int(path[at])
+            # Only what goes through the decided state may go on.
+            reached = np.arange(len(self.begin))
+            for before in reversed(self.back[at:]):
+                reached = before[reached]
+            self.score = np.where(reached == state, self.score, -np.inf)
+        else:
+            state = int(survivors[0])
+        given = self._trace(state, at)[:-1]
+        self.back = self.back[at:]
+        return given
+
+
+class Greedy:
+    """The most probable state of each frame by itself."""
+
+    def push(self, log_p_TS: Array) -> Path:
+        """One for each frame."""
+        return np.asarray(log_p_TS.argmax(1), np.int64)
+
+    def finish(self) -> Path:
+        """Nothing is held."""
+        return np.zeros(0, np.int64)
+
+
+def decoder(config: DecodingConfig, bigram: Sequence[Sequence[int]], parts: int) -> Median | Viterbi | Greedy:
+    """What `config` asks for."""
+    if config.smoothing == "viterbi":
+        return Viterbi(bigram, parts, config.bigram_weight)
+    return Median(config.median) if config.smoothing == "median" else Greedy()
+
+
+def runs(path: Path, parts: int) -> list[tuple[int, int, int]]:
+    """(phone, first frame, frame after the last) of a path of states; going back to an earlier part begins anew."""
+    found: list[tuple[int, int, int]] = []
+    for t, state in enumerate(path.tolist()):
+        again = found and state // parts == found[-1][0] and state >= path[t - 1]
+        if again:
+            found[-1] = (found[-1][0], found[-1][1], t + 1)
+        else:
+            found.append((state // parts, t, t + 1))
+    return found
+
+
+def to_segments(
+    found: Sequence[tuple[int, int, int]], phones: Sequence[str], config: FeatureConfig, duration: float
+) -> list[Segment]:
+    """Runs of frames as times: a border lies half-way between two centres; the ends are those of the recording."""
+    offset = config.first_centre - config.shift / 2
+    borders = [max(0.0, offset + start * config.shift) for _, start, _ in found]
+    borders = [0.0, *borders[1:], duration] if found else []
+    return [Segment(borders[k], borders[k + 1], phones[phone]) for k, (phone, _, _) in enumerate(found)]
+
+
+def phone_error_rate(references: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
+    """Substitutions, insertions and deletions in percent of the reference's phones, over all utterances together."""
+    jiwer = need("jiwer", "jiwer")
+    return 100.0 * float(jiwer.wer([" ".join(row) for row in references], [" ".join(row) for row in found]))
