@@ -210,7 +210,8 @@ def frames(path: Path, config: FeatureConfig, heard: Heard) -> Iterator[Array]:
 
     def ready() -> Array:
         nonlocal done
-        rows = [computer.get_frame(index) for index in range(done, computer.num_frames_ready)]
+        # Copies: what get_frame shows is freed by pop.
+        rows = [np.array(computer.get_frame(index)) for index in range(done, computer.num_frames_ready)]
         computer.pop(len(rows))
         done += len(rows)
         return np.array(rows, np.float32).reshape(len(rows), config.size)
