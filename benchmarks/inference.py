@@ -18,6 +18,7 @@ from benchmarks.results import Entry, entry
 from benchmarks.sizes import Size
 from benchmarks.text import draw, words
 from benchmarks.timing import Figures, interleaved, rates
+from regrnn.kernels.core import choose
 from regrnn.kernels.stack import Storage
 from regrnn.tasks.language.trained import TrainedLanguageModel
 

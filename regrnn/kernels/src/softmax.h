@@ -137,10 +137,10 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
       for (long r = rows.begin; r < rows.end; r++) {
         double others = 0;
         for (long g = 0; g < GROUPS; g++) others += sums[g * N + r];
-        const double target = static_cast<double>(losses[r]) - m[r], z = others + std::exp(target);
-        reached &= z > 1e-17 && z < 1e30;
+        const double target = static_cast<double>(losses[r]) - m[r], own = std::exp(target), z = others + own;
+        reached &= !(z <= 1e-17 || z >= 1e30);  // what is not a number will not be one the next time either
         // Where the target is nearly certain, log z would lose what is left.
-        losses[r] = static_cast<float>(std::log1p(others * std::exp(-target)));
+        losses[r] = static_cast<float>(others < own ? std::log1p(others / own) : std::log(z) - target);
         e[((targets[r] / NR) * N + r) * NR + targets[r] % NR] = static_cast<float>(-others);
         inverse_z[r] = static_cast<float>(1 / z);
       }
