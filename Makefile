@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CORE := setup.py $(wildcard regrnn/kernels/src/*)
 
-.PHONY: demo test test-all sanitize lint clean
+.PHONY: demo test test-all sanitize lint bench clean
 
 demo: .venv/core
 	$(BIN)/regrnn demo
@@ -28,6 +28,11 @@ sanitize: .venv/dev
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED) REGRNN_KERNEL=$$kernel \
 	  $(BIN)/pytest tests/kernels || exit 1; \
 	done
+
+# Keep the machine idle meanwhile: everything is measured in turns with the idiom, but not against other work.
+bench: .venv/dev
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.report
 
 lint: .venv/dev
 	$(BIN)/ruff check .
