@@ -116,7 +116,7 @@ def _textgrid(path: Path, text: str) -> Iterable[tuple[int, Segment]]:
     """Praat's long and short text format: the interval tier of one of the names `TIERS`, or the only one."""
     # Both formats have the same values in the same order; in the long one there are names between.
     tokens: list[tuple[int, str | float]] = []
-    for match in _TOKEN.finditer(re.sub(r"\[\d+\]", "", text)):
+    for match in _TOKEN.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
         if match[1] is not None:
             tokens.append((line, match[1].replace('""', '"')))
@@ -130,13 +130,15 @@ def _textgrid(path: Path, text: str) -> Iterable[tuple[int, Segment]]:
     try:
         while at < len(tokens):
             kind, name, count = tokens[at][1], str(tokens[at + 1][1]), int(tokens[at + 4][1])
+            if not 0 <= count <= len(tokens):
+                raise damaged
             at += 5
             width = 3 if kind == "IntervalTier" else 2
             rows = [tokens[at + width * index : at + width * (index + 1)] for index in range(count)]
             at += width * count
             if kind == "IntervalTier":
                 tiers[name] = [(r[0][0], Segment(float(r[0][1]), float(r[1][1]), str(r[2][1]).strip())) for r in rows]
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, OverflowError):
         raise damaged from None
     named = [name for name in tiers if name.lower().split(" - ")[-1] in TIERS]
     chosen = named if named else list(tiers)

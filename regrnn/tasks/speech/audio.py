@@ -22,6 +22,9 @@ Array = NDArray[np.float32]
 BLOCK = 1 << 16
 """Samples read at once."""
 
+RATES = (1000, 768_000)
+"""Hz; a recording that says something else is taken for damaged."""
+
 CLIPPED = 0.001
 """A recording with a greater share of samples at full scale is called clipped."""
 
@@ -90,14 +93,14 @@ class Heard:
         return self.full_scale > CLIPPED * self.samples
 
 
-def need(module: str, package: str) -> Any:
+def need(module: str, package: str, extra: str = "speech") -> Any:
     """An optional package; RegrnnError names the extra when it is missing."""
     import importlib
 
     try:
         return importlib.import_module(module)
-    except ImportError:
-        raise RegrnnError(f"speech needs {package}: pip install 'regrnn[speech]'") from None
+    except (ImportError, OSError):  # the latter of a package without its library
+        raise RegrnnError(f"speech needs {package}: pip install 'regrnn[{extra}]'") from None
 
 
 def read_blocks(path: Path, heard: Heard) -> Iterator[Array]:
@@ -110,7 +113,7 @@ def read_blocks(path: Path, heard: Heard) -> Iterator[Array]:
         raise RegrnnError(f"{path}: no such file")
     try:
         with soundfile.SoundFile(path) as file:
-            heard.rate = int(file.samplerate)
+            heard.rate = _sensible(path, int(file.samplerate))
             while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                 if not np.isfinite(block).all():
                     raise RegrnnError(f"{path}: has samples that are not finite numbers; write the recording again")
@@ -126,13 +129,25 @@ def read_blocks(path: Path, heard: Heard) -> Iterator[Array]:
 def probe(path: Path) -> tuple[int, float]:
     """The sample rate and the duration in seconds of a file. Raises RegrnnError as `read_blocks`."""
     soundfile = need("soundfile", "soundfile")
+    if not path.is_file():
+        raise RegrnnError(f"{path}: no such file")
     try:
         found = soundfile.info(path)
     except (soundfile.LibsndfileError, OSError):
         raise RegrnnError(f"{path}: not audio that can be read") from None
     if found.frames == 0:
         raise RegrnnError(f"{path}: has no samples; leave it out")
-    return int(found.samplerate), found.frames / found.samplerate
+    rate = _sensible(path, int(found.samplerate))
+    return rate, found.frames / rate
+
+
+def _sensible(path: Path, rate: int) -> int:
+    if not RATES[0] <= rate <= RATES[1]:
+        raise RegrnnError(
+            f"{path}: its sample rate is {rate:,} Hz, which is not from {RATES[0]:,} to {RATES[1]:,}; write the "
+            "recording with its true rate"
+        )
+    return rate
 
 
 class Resampler:
