@@ -219,7 +219,13 @@ def frames(path: Path, config: FeatureConfig, heard: Heard) -> Iterator[Array]:
     options.mel_opts.num_bins = config.mels
     if config.kind == "mfcc":
         options.num_ceps = config.cepstra
-    computer = fbank.OnlineFbank(options) if config.kind == "log-mel" else fbank.OnlineMfcc(options)
+    try:
+        computer = fbank.OnlineFbank(options) if config.kind == "log-mel" else fbank.OnlineMfcc(options)
+    except ValueError:
+        raise RegrnnError(
+            f"--data.features.mels {config.mels} are too many for frames of {config.frame_length_ms:g} ms at "
+            f"{config.sample_rate:,} Hz: some would hold no frequency; set fewer, or longer frames"
+        ) from None
     resampler: Resampler | None = None
     done = 0
 

@@ -33,8 +33,6 @@ IGNORED = -1
 UNKNOWN = -2
 """The label of a phone that the training part does not have."""
 
-UNKNOWN_PHONE = "<unk>"
-
 SPLITS = ("train", "valid", "test")
 
 TOLERANCE = 0.1

@@ -78,14 +78,15 @@ def confusion(
     out
         The page to write.
     """
-    from regrnn.tasks.speech.confusion import worst, write_page
-    from regrnn.tasks.speech.evaluate import confusions
+    from regrnn.confusion import from_json, worst, write_page
+    from regrnn.tasks.speech.evaluate import CONFUSION, evaluate
     from regrnn.tasks.speech.task import member_parts
 
     of = data if data is not None else trained.data.path
-    table = confusions(member_parts([trained], of, split), trained.inventory)
-    write_page(out, table, trained.inventory.phones, f"{split} of {of}")
-    for truth, guess, share in worst(table, trained.inventory.phones, 10):
+    evaluation = evaluate(member_parts([trained], of, split), trained.inventory, trained.decoding)
+    table, phones = from_json(evaluation.files[CONFUSION])
+    write_page(out, table, phones, f"{split} of {of}")
+    for truth, guess, share in worst(table, phones, 10):
         print(f"{share:6.1%} of the frames of {truth} are taken for {guess}")
     print(out)
 
