@@ -153,12 +153,12 @@ def _sensible(path: Path, rate: int) -> int:
 class Resampler:
     """A rational change of sample rate by a polyphase windowed sinc, block by block and without delay.
 
-    The low-pass is a Kaiser window (beta 9, about 90 dB) over 24 zero crossings to each side, cut at 0.94 of the
+    The low-pass is a Kaiser window (beta 9, about 90 dB) over 48 zero crossings to each side, cut at 0.94 of the
     lower Nyquist frequency: aliases above it are gone, and what is below 0.88 of it passes unchanged
     (Smith, *Digital Audio Resampling*).
     """
 
-    CROSSINGS = 24
+    CROSSINGS = 48
     CUT = 0.94
     BETA = 9.0
 
