@@ -55,7 +55,7 @@ class FeatureConfig:
             )
         if not 3 < self.mels <= 256:
             raise ValueError(f"mels = {self.mels} must be from 4 to 256")
-        if not 1 <= self.cepstra <= self.mels:
+        if self.kind == "mfcc" and not 1 <= self.cepstra <= self.mels:
             raise ValueError(f"cepstra = {self.cepstra} must be from 1 to mels = {self.mels}")
 
     @property

@@ -16,6 +16,9 @@ from regrnn.tasks.speech.decode import DecodingConfig
 from regrnn.tasks.speech.model import AcousticModel, ModelConfig
 from regrnn.tasks.speech.trained import TrainedAcousticModel
 
+SMALL = FeatureConfig(mels=12)
+PLAIN = DecodingConfig(smoothing="none")
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -37,10 +40,10 @@ def drawn() -> Callable[..., TrainedAcousticModel]:
 
     def build(
         *,
-        features: FeatureConfig = FeatureConfig(mels=12),
+        features: FeatureConfig = SMALL,
         deltas: int = 1,
         normalize: Any = "set",
-        decoding: DecodingConfig = DecodingConfig(smoothing="none"),
+        decoding: DecodingConfig = PLAIN,
         **settings: Any,
     ) -> TrainedAcousticModel:
         torch.manual_seed(3)
