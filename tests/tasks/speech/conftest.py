@@ -54,13 +54,15 @@ def drawn() -> Callable[..., TrainedAcousticModel]:
             phones=phones,
             bigram=draw.integers(0, 9, (5, 4)).tolist(),
             size=features.size,
-            mean=draw.normal(5, 1, size).tolist(),
+            mean=[10.0] * features.size + [0.0] * (size - features.size),
             deviation=draw.uniform(1, 4, size).tolist(),
         )
         config = ModelConfig(**({"hidden_size": 8, "num_layers": 2, "dropout": 0.5} | settings))
         model = AcousticModel(config, size, len(phones))
         with torch.no_grad():
-            model.decoder.weight.mul_(8)  # so that states differ from frame to frame
+            for weight in model.parameters():
+                weight.mul_(4)  # so that phones differ from frame to frame
+            model.decoder.bias.zero_()
         data = replace(DataConfig(), features=features, deltas=deltas, normalize=normalize)
         return TrainedAcousticModel(model, inventory, data, decoding)
 
