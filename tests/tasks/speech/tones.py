@@ -39,8 +39,11 @@ def segments_of(spoken: Spoken) -> list[Segment]:
 def utterance(seed: int) -> list[tuple[str, float]]:
     """A random one of about 0.7 s."""
     draw = random.Random(seed)
-    inner = [(draw.choice(["a", "o", "i"]), draw.randint(5, 15) / 100) for _ in range(5)]
-    return [("pau", 0.1), *inner, ("pau", 0.1)]
+    found = [("pau", 0.1)]
+    for _ in range(5):
+        others = [phone for phone in ("a", "o", "i") if phone != found[-1][0]]
+        found.append((draw.choice(others), draw.randint(5, 15) / 100))
+    return [*found, ("pau", 0.1)]
 
 
 def write(path: Path, spoken: Spoken, *, rate: int = 16000, seed: int = 0, lab: bool = True) -> Path:
