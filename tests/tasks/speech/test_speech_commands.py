@@ -254,6 +254,10 @@ def test_a_run_normalised_by_speaker_is_evaluated_on_a_part_alone(
     assert "no utterance for valid" in refused(capsys, "evaluate", trained_run, "--data", folder, "--split", "valid")
 
 
+def json_line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
 def test_transcribe(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spoken = utterance(77)
     path, flac = tmp_path / "new.wav", tmp_path / "other.flac"
@@ -287,6 +291,11 @@ def test_transcribe(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFix
         assert printed.splitlines() == [str(out / f"new{suffix}"), str(out / f"other{suffix}")]
         assert {p.name for p in out.iterdir()} == {f"new{suffix}", f"other{suffix}"}
     assert (tmp_path / "out" / "lab" / "new.lab").read_text() == lab
+    # For machines, with files beside it or without.
+    assert done(capsys, "transcribe", trained_run, path, flac, "--json") == "\n".join(map(json_line, rows)) + "\n"
+    out = tmp_path / "both"
+    assert json.loads(done(capsys, "transcribe", trained_run, path, "--json", "--out", out)) == rows[0]
+    assert (out / "new.lab").read_text() == lab
     model = regrnn.load(trained_run)
     assert model.transcribe(path).to_lab() == lab
 
@@ -298,7 +307,7 @@ def test_transcribe_refuses(
     two.parent.mkdir()
     for path in (one, two):
         soundfile.write(path, sound(utterance(1)), 16000)
-    assert "give --out FOLDER or --format json" in refused(capsys, "transcribe", trained_run, one, two)
+    assert "give --out FOLDER or --json" in refused(capsys, "transcribe", trained_run, one, two)
     assert "both be written to" in refused(capsys, "transcribe", trained_run, one, two, "--out", tmp_path / "out")
     assert "nowhere.wav: no such file" in refused(capsys, "transcribe", trained_run, tmp_path / "nowhere.wav")
     assert "is a language run; `regrnn transcribe` needs a speech run" in refused(capsys, "transcribe", tiny_run, one)
@@ -314,7 +323,9 @@ def test_confusion(trained_run: Path, tones: Path, tmp_path: Path, capsys: pytes
     out = tmp_path / "page.html"
     printed = done(capsys, "confusion", trained_run, "--split", "test", "--out", out)
     assert printed.endswith(f"{out}\n")
+    found = json.loads(done(capsys, "confusion", trained_run, "--json", "--out", out))
     table, phones = from_json((trained_run / "predictions" / "test-confusion.json").read_text())
+    assert found == {"page": str(out), "split": "test", "phones": phones, "counts": table.tolist()}
     page = out.read_text()
     assert f"{table.sum():,} frames of known phones, {100 * np.trace(table) / table.sum():.2f} % right" in page
     for k, phone in enumerate(phones):
