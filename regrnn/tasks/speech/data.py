@@ -312,7 +312,7 @@ class _Entry:
             raise RegrnnError(f"{where}: no frame has its centre in a labelled segment; leave the utterance out")
         described = json.dumps([[s.start, s.end, s.phone] for s in segments])
         checksum = hashlib.sha256(f"{checksum} {described}".encode()).hexdigest()
-        spoken = [segment.phone for segment in segments]
+        spoken = [segment.phone for segment in segments if segment.phone]
         return Utterance(self.name, self.speaker, str(self.audio), x_TF, phones, spoken, bool(found[0, 0]), checksum)
 
 

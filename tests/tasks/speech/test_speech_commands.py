@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kaldiio
 import numpy as np
 import pytest
 import soundfile
@@ -348,6 +349,28 @@ def test_a_missing_extra_is_known_before_training(
             message = refused(capsys, *command(tones, tmp_path / "run"))
             assert message == f"speech needs {module.replace('_', '-')}: pip install 'regrnn[speech]'"
     assert not (tmp_path / "run").exists()
+
+
+def test_kaldi_features(trained_run: Path, tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained and evaluated on them, from the run alone; a recording cannot become such features here."""
+    folder = tmp_path / "kaldi"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    phones = {f"u{k}": draw.integers(0, 3, 40) for k in range(10)}
+    features = {name: np.eye(3, 8, dtype=np.float32)[row] * 3 for name, row in phones.items()}
+    kaldiio.save_ark(str(folder / "feats.ark"), features, scp=str(folder / "feats.scp"))
+    rows = [f"{name} {' '.join('abc'[v] for v in row)}\n" for name, row in phones.items()]
+    (folder / "ali.txt").write_text("".join(rows))
+    out = tmp_path / "run"
+    assert (
+        run(command(folder, out, training__epochs="15", data__batch_size="1", model__delay="0", model__subsample="1"))
+        == 0
+    )
+    found = json.loads(done(capsys, "evaluate", out, "--json"))
+    assert found["figures"]["frame_accuracy"] > 95 and found["predictions"] == 40
+    wav = sorted(tones.glob("*.wav"))[0]
+    assert "trained on Kaldi's features" in refused(capsys, "transcribe", out, wav)
+    assert "has 8 features a frame and the run 12" in refused(capsys, "evaluate", trained_run, "--data", folder)
 
 
 @pytest.mark.parametrize("name", ["speech", "speech-ru"])

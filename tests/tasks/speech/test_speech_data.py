@@ -470,6 +470,19 @@ def test_recording_and_labels_of_different_length(tmp_path: Path) -> None:
     assert (labels(one, inventory)[-9:] == IGNORED).all()
 
 
+def test_intervals_without_a_label_are_not_predicted(tmp_path: Path) -> None:
+    """As aligners write silence: at the end it is no difference in length."""
+    folder = beside(tmp_path)
+    segments = segments_of([("pau", 0.1), ("a", 0.3), ("o", 0.2), ("pau", 0.4)])
+    write(folder / "u03.wav", [(s.phone, s.end - s.start) for s in segments], lab=False)
+    (folder / "u03.lab").unlink()
+    silent = [replace(s, phone="" if s.phone == "pau" else s.phone) for s in segments]
+    (folder / "u03.TextGrid").write_text(to_textgrid(silent, 1.0))
+    one = by_name(read_corpus(config(folder)))["u03"]
+    assert one.phones == [""] * 10 + ["a"] * 30 + ["o"] * 20 + [""] * 40
+    assert one.sequence == ["a", "o"]
+
+
 def test_a_header_with_the_wrong_rate_is_found_by_its_labels(tmp_path: Path) -> None:
     folder = beside(tmp_path)
     soundfile.write(folder / "u03.wav", sound(utterance(3)), 8000)  # 16 kHz samples that say 8 kHz
