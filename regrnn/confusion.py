@@ -55,6 +55,7 @@ def svg(table: NDArray[np.int64], names: Sequence[str]) -> str:
     shares = table / np.maximum(1, table.sum(1, keepdims=True))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" width="{size}" height="{size}" '
+        f'style="max-width: {size}px" '
         'font-family="sans-serif" font-size="10" role="img" aria-label="Confusions">',
         f'<rect x="{MARGIN}" y="{MARGIN}" width="{CELL * len(names)}" height="{CELL * len(names)}" '
         'style="fill: var(--panel, #f5f7f9)"/>',
