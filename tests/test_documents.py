@@ -5,7 +5,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from regrnn.cli.main import run
 
@@ -19,7 +21,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the user's own text in it."""
+    """A folder with the user's own text and recordings in it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REGRNN_CACHE", str(tmp_path / "cache"))
     draw = random.Random(1)
@@ -27,6 +29,13 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = [f"the {draw.choice(nouns)} {draw.choice(verbs)} the {draw.choice(nouns)} ." for _ in range(200)]
     Path("my.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     Path("sentences.txt").write_text("the cat sees the dog .\nthe dog sleeps .\n", encoding="utf-8")
+    Path("recordings").mkdir()
+    for number in range(10):
+        tones = draw.choices([("a", 400.0), ("o", 900.0), ("i", 2500.0)], k=4)
+        samples = [0.3 * np.sin(2 * np.pi * hertz * np.arange(1600) / 16000) for _, hertz in tones]
+        soundfile.write(f"recordings/u{number}.wav", np.concatenate(samples), 16000)
+        lines = [f"{(k + 1) / 10} 125 {phone}\n" for k, (phone, _) in enumerate(tones)]
+        Path(f"recordings/u{number}.lab").write_text("#\n" + "".join(lines), encoding="utf-8")
     return tmp_path
 
 

@@ -48,7 +48,9 @@ def evaluate(
     of = data if data is not None else _own_data(run)
     evaluation = get_task(name).evaluate_trained(members, of, split)
     if json:
-        print(dumps({"runs": [str(path) for path in runs], "data": of, "split": split, **vars(evaluation)}, indent=2))
+        head = {"runs": [str(path) for path in runs], "data": of, "split": split}
+        kept = {key: value for key, value in vars(evaluation).items() if key != "files"}
+        print(dumps(head | kept, indent=2))
         return
     for figure, value in evaluation.figures.items():
         print(f"{split} {figure.replace('_', ' ')} {value:.3f}")

@@ -23,9 +23,9 @@ def fetch(
     Parameters
     ----------
     name
-        Data set: ptb (Penn Treebank, 6 MB).
+        Data set: ptb (Penn Treebank, 6 MB), speech-ru (Debian's festvox-ru, 179 MB).
     from_
-        Take the files from this folder or .zip or .tar archive; nothing is downloaded.
+        Take the files from this folder or .zip, .tar or .deb archive; nothing is downloaded.
     root
         Folder that holds data sets. Default: $REGRNN_DATA, else the user's cache directory.
     json

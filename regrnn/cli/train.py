@@ -117,7 +117,7 @@ def run_training(
     from regrnn.tasks.protocol import get_task
     from regrnn.training.files import read_json, write_json
     from regrnn.training.loop import Trainer
-    from regrnn.training.result import result_entry
+    from regrnn.training.result import keep_files, result_entry
     from regrnn.training.run import Run
 
     set_threads(threads)
@@ -150,6 +150,7 @@ def run_training(
             raise
         finally:
             progress.clear()
+        keep_files(out / "predictions", outcome.evaluations)
         entry = result_entry(recipe, seed, outcome, task.regularization, task.fingerprint)
         write_json(run.result, entry)
         write_pages(running=False)

@@ -13,12 +13,13 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
+from regrnn.data import festvox
 from regrnn.data.text import fingerprint
 from regrnn.errors import RegrnnError
 
@@ -43,13 +44,16 @@ class Dataset:
         base_url: where its files are; ends in a slash.
         files: file name to what the file must be.
         recipe: the recipe to begin with.
+        install: of a data set that comes as a package: takes what the user has (None: nothing) and the folder to
+            fill, and returns what it did by file; there are then no `base_url` and `files`.
     """
 
     about: str
     terms: str
-    base_url: str
-    files: Mapping[str, DataFile]
+    base_url: str = ""
+    files: Mapping[str, DataFile] = field(default_factory=dict)
     recipe: str
+    install: Callable[[Path | None, Path], Mapping[str, str]] | None = None
 
 
 DATASETS: Mapping[str, Dataset] = {
@@ -71,6 +75,12 @@ DATASETS: Mapping[str, Dataset] = {
         },
         recipe="ptb-small",
     ),
+    "speech-ru": Dataset(
+        about="620 recordings (99.5 minutes, 16 kHz) of one speaker of Russian with their phones: Debian's festvox-ru",
+        terms="Copyright (c) 2005 Nickolay V. Shmyrev; a licence like BSD's, in full in the package's copyright file.",
+        recipe="speech-ru",
+        install=festvox.install,
+    ),
 }
 
 # What the archive modules raise for one that is cut short, corrupt, encrypted or compressed in an unknown way.
@@ -84,7 +94,8 @@ class Fetched:
     """A data set in place: its folder, and what was done for each file."""
 
     folder: Path
-    files: Mapping[str, Status]
+    files: Mapping[str, str]
+    """A `Status` each."""
 
 
 class _WrongBytes(Exception):
@@ -101,7 +112,7 @@ def fetch(name: str, *, root: Path, source: Path | None = None, base_url: str | 
         name: a key of `DATASETS`.
         root: the folder that holds data sets.
         source: a folder, or a .zip or .tar archive (compressed or not), to take the files from in place of a
-            download. They are found by name at any depth.
+            download. They are found by name at any depth. Of speech-ru: Debian's package or its folder.
         base_url: another place to download from; a file's URL is this, a slash and its name.
 
     Raises:
@@ -114,6 +125,8 @@ def fetch(name: str, *, root: Path, source: Path | None = None, base_url: str | 
         raise RegrnnError(f"no data set {name!r}; {hint}")
     dataset = DATASETS[name]
     folder = root / name
+    if dataset.install is not None:
+        return Fetched(folder=folder, files=dataset.install(source, folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         missing = {file: known for file, known in dataset.files.items() if not _is(folder / file, known)}

@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from regrnn import confusion
+from regrnn.errors import RegrnnError
 from regrnn.reports import page
 from regrnn.reports.curves import NARROW, WIDE, inline_svg, run_curves
 from regrnn.reports.read import RunFiles, number, read_run
 from regrnn.reports.scale import duration, figure_text
+from regrnn.training.files import read_text
 
 SPLITS = ("train", "valid", "test")
 
@@ -69,6 +72,7 @@ def _body(run: RunFiles, running: bool) -> Iterator[str]:
     yield from _pictures(run)
     if run.epochs:
         yield page.collapsed(f"All {len(run.epochs)} epochs" if len(run.epochs) > 1 else "The epoch", _epochs(run))
+    yield from _confusions(run)
     yield page.heading("Settings")
     yield _settings(run)
     yield page.heading("How it was made")
@@ -143,6 +147,32 @@ def _pictures(run: RunFiles) -> Iterator[str]:
     if not drawn:
         reason = "No figure is a finite number." if run.epochs else "They begin with the first evaluated epoch."
         yield page.paragraph(reason, "soft")
+
+
+def _confusions(run: RunFiles) -> Iterator[str]:
+    """The picture of what the test set's predictions were taken for, of a task that keeps it."""
+    path = run.folder / "predictions" / "test-confusion.json"
+    if not path.is_file():
+        return
+    try:
+        table, names = confusion.from_json(read_text(path))
+    except ValueError as error:
+        raise RegrnnError(f"{path}: damaged ({error}); restore it from a copy") from None
+    picture = confusion.svg(table, names)
+    yield page.heading("Confusions")
+    yield page.picture(
+        picture,
+        picture,
+        "Test: a row is the truth, a column the prediction; blue is right, orange wrong, and the strength of the "
+        "colour the square root of the share of the row.",
+    )
+    rows = [
+        page.row([page.escape(truth), page.escape(guess), f"{share:.1%}"])
+        for truth, guess, share in confusion.worst(table, names, 10)
+    ]
+    if rows:
+        header = ["truth", "taken for", "share of it"]
+        yield page.collapsed("The ten most frequent mistakes", page.table(header, rows, "dense"))
 
 
 def _epochs(run: RunFiles) -> str:

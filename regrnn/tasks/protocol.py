@@ -4,7 +4,7 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -54,6 +54,8 @@ class Evaluation:
     figures: dict[str, float]
     predictions: int
     protocol: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Texts to be kept with the figures, by name: they go to the run's `predictions/SPLIT-NAME`."""
 
 
 class Trained(Protocol):

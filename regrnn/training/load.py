@@ -35,7 +35,8 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Any:
     """The trained model in a run directory (its best checkpoint) or in a checkpoint's folder.
 
     Needs nothing but the folder, and executes nothing from it. The object has the verbs of its task: a language model
-    has `score` and `generate` (`regrnn.tasks.language.trained.TrainedLanguageModel`).
+    has `score` and `generate` (`regrnn.tasks.language.trained.TrainedLanguageModel`), an acoustic model `transcribe`
+    (`regrnn.tasks.speech.trained.TrainedAcousticModel`).
 
     Raises RegrnnError for a folder that is no run, a damaged file, or another version's format.
     """

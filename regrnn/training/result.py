@@ -12,6 +12,7 @@ import torch
 
 from regrnn._version import __version__
 from regrnn.tasks.protocol import Evaluation
+from regrnn.training.files import write_text
 from regrnn.training.loop import Outcome
 from regrnn.training.recipe import Recipe
 
@@ -50,6 +51,14 @@ def figures(evaluations: dict[str, Evaluation]) -> dict[str, float]:
         for split, evaluation in evaluations.items()
         for name, value in evaluation.figures.items()
     }
+
+
+def keep_files(folder: Path, evaluations: Mapping[str, Evaluation]) -> None:
+    """Write what the evaluations want kept as `folder/SPLIT-NAME`; there is no folder without any."""
+    for split, evaluation in evaluations.items():
+        for name, text in evaluation.files.items():
+            folder.mkdir(exist_ok=True)
+            write_text(folder / f"{split}-{name}", text)
 
 
 def commit() -> str | None:

@@ -1,6 +1,7 @@
 """A run directory: what was asked, what was measured, and the checkpoints.
 
     recipe.json   metrics.jsonl   timings.jsonl   checkpoints/NNNNNN/   best ->   last ->   result.json   report.html
+    predictions/
 
 `metrics.jsonl` holds only what the seed determines, so that two equal runs have equal files; wall times go to
 `timings.jsonl`. `result.json` is there once the run is finished.

@@ -193,3 +193,18 @@ def test_text_in_every_colour_is_legible(colours):
             for ground in ("paper", "panel"):
                 low, high = sorted([luminance(colour), luminance(colours[ground])])
                 assert (high + 0.05) / (low + 0.05) >= 4.5, (name, ground)
+
+
+def test_confusions_of_the_test_part(make_run, parse_page):
+    run = make_run()
+    assert "Confusions" not in words(parse_page(write_run_report(run)))
+    (run / "predictions").mkdir()
+    kept = run / "predictions" / "test-confusion.json"
+    kept.write_text(json.dumps({"names": ["a", "</svg><b>"], "counts": [[6, 2], [0, 5]]}))
+    parsed = parse_page(write_run_report(run))
+    assert "Confusions" in words(parsed)
+    assert ["a", "</svg><b>", "25.0%"] in parsed.rows
+    assert "a taken for </svg><b>: 25.0% of 8" in words(parsed)
+    kept.write_text(json.dumps({"names": ["a"], "counts": [[1, 2]]}))
+    with pytest.raises(RegrnnError, match=r"test-confusion\.json: damaged .*; restore it from a copy"):
+        write_run_report(run)

@@ -15,7 +15,7 @@ from regrnn.errors import RegrnnError
 
 @dataclass(frozen=True)
 class Segment:
-    """One phone and when it is spoken."""
+    """One phone and when it is spoken; "" is an interval without a label."""
 
     start: float
     end: float
@@ -26,7 +26,7 @@ SUFFIXES = (".lab", ".phn", ".TextGrid")
 
 
 def read_alignment(path: Path, sample_rate: int) -> list[Segment]:
-    """The segments of a .lab, .phn or .TextGrid file, in order, without the intervals that have no label.
+    """The segments of a .lab, .phn or .TextGrid file, in order; those of intervals without a label have the phone "".
 
     `sample_rate` is the recording's own, in Hz: .phn files count its samples. Raises RegrnnError, with the line, for
     a file that cannot be read, has no segment or is not in order of time.
@@ -50,7 +50,7 @@ def read_alignment(path: Path, sample_rate: int) -> list[Segment]:
 
 
 def check_segments(path: Path, rows: Iterable[tuple[int, Segment]]) -> list[Segment]:
-    """The segments with a label, which have to follow each other in time; `rows` have their line's number."""
+    """The segments, which have to follow each other in time and say something; `rows` have their line's number."""
     segments: list[Segment] = []
     last = 0.0
     for line, segment in rows:
@@ -68,11 +68,10 @@ def check_segments(path: Path, rows: Iterable[tuple[int, Segment]]) -> list[Segm
                 "begins; put the lines in the order of time"
             )
         last = segment.end
-        if segment.phone:
-            if len(segment.phone.split()) != 1:
-                raise RegrnnError(f"{where}: the phone {segment.phone!r} has white space in it; write it as one word")
-            segments.append(segment)
-    if not segments:
+        if segment.phone and len(segment.phone.split()) != 1:
+            raise RegrnnError(f"{where}: the phone {segment.phone!r} has white space in it; write it as one word")
+        segments.append(segment)
+    if not any(segment.phone for segment in segments):
         raise RegrnnError(f"{path}: no phone is in it; leave the utterance out or align it")
     return segments
 
@@ -116,7 +115,7 @@ def _textgrid(path: Path, text: str) -> Iterable[tuple[int, Segment]]:
     """Praat's long and short text format: the interval tier of one of the names `TIERS`, or the only one."""
     # Both formats have the same values in the same order; in the long one there are names between.
     tokens: list[tuple[int, str | float]] = []
-    for match in _TOKEN.finditer(re.sub(r"\[\d+\]", "", text)):
+    for match in _TOKEN.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
         if match[1] is not None:
             tokens.append((line, match[1].replace('""', '"')))
@@ -130,13 +129,15 @@ def _textgrid(path: Path, text: str) -> Iterable[tuple[int, Segment]]:
     try:
         while at < len(tokens):
             kind, name, count = tokens[at][1], str(tokens[at + 1][1]), int(tokens[at + 4][1])
+            if not 0 <= count <= len(tokens):
+                raise damaged
             at += 5
             width = 3 if kind == "IntervalTier" else 2
             rows = [tokens[at + width * index : at + width * (index + 1)] for index in range(count)]
             at += width * count
             if kind == "IntervalTier":
                 tiers[name] = [(r[0][0], Segment(float(r[0][1]), float(r[1][1]), str(r[2][1]).strip())) for r in rows]
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, OverflowError):
         raise damaged from None
     named = [name for name in tiers if name.lower().split(" - ")[-1] in TIERS]
     chosen = named if named else list(tiers)

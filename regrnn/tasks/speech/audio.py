@@ -22,6 +22,9 @@ Array = NDArray[np.float32]
 BLOCK = 1 << 16
 """Samples read at once."""
 
+RATES = (1000, 768_000)
+"""Hz; a recording that says something else is taken for damaged."""
+
 CLIPPED = 0.001
 """A recording with a greater share of samples at full scale is called clipped."""
 
@@ -52,7 +55,7 @@ class FeatureConfig:
             )
         if not 3 < self.mels <= 256:
             raise ValueError(f"mels = {self.mels} must be from 4 to 256")
-        if not 1 <= self.cepstra <= self.mels:
+        if self.kind == "mfcc" and not 1 <= self.cepstra <= self.mels:
             raise ValueError(f"cepstra = {self.cepstra} must be from 1 to mels = {self.mels}")
 
     @property
@@ -90,14 +93,14 @@ class Heard:
         return self.full_scale > CLIPPED * self.samples
 
 
-def need(module: str, package: str) -> Any:
+def need(module: str, package: str, extra: str = "speech") -> Any:
     """An optional package; RegrnnError names the extra when it is missing."""
     import importlib
 
     try:
         return importlib.import_module(module)
-    except ImportError:
-        raise RegrnnError(f"speech needs {package}: pip install 'regrnn[speech]'") from None
+    except (ImportError, OSError):  # the latter of a package without its library
+        raise RegrnnError(f"speech needs {package}: pip install 'regrnn[{extra}]'") from None
 
 
 def read_blocks(path: Path, heard: Heard) -> Iterator[Array]:
@@ -110,7 +113,7 @@ def read_blocks(path: Path, heard: Heard) -> Iterator[Array]:
         raise RegrnnError(f"{path}: no such file")
     try:
         with soundfile.SoundFile(path) as file:
-            heard.rate = int(file.samplerate)
+            heard.rate = _sensible(path, int(file.samplerate))
             while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                 if not np.isfinite(block).all():
                     raise RegrnnError(f"{path}: has samples that are not finite numbers; write the recording again")
@@ -126,24 +129,36 @@ def read_blocks(path: Path, heard: Heard) -> Iterator[Array]:
 def probe(path: Path) -> tuple[int, float]:
     """The sample rate and the duration in seconds of a file. Raises RegrnnError as `read_blocks`."""
     soundfile = need("soundfile", "soundfile")
+    if not path.is_file():
+        raise RegrnnError(f"{path}: no such file")
     try:
         found = soundfile.info(path)
     except (soundfile.LibsndfileError, OSError):
         raise RegrnnError(f"{path}: not audio that can be read") from None
     if found.frames == 0:
         raise RegrnnError(f"{path}: has no samples; leave it out")
-    return int(found.samplerate), found.frames / found.samplerate
+    rate = _sensible(path, int(found.samplerate))
+    return rate, found.frames / rate
+
+
+def _sensible(path: Path, rate: int) -> int:
+    if not RATES[0] <= rate <= RATES[1]:
+        raise RegrnnError(
+            f"{path}: its sample rate is {rate:,} Hz, which is not from {RATES[0]:,} to {RATES[1]:,}; write the "
+            "recording with its true rate"
+        )
+    return rate
 
 
 class Resampler:
     """A rational change of sample rate by a polyphase windowed sinc, block by block and without delay.
 
-    The low-pass is a Kaiser window (beta 9, about 90 dB) over 24 zero crossings to each side, cut at 0.94 of the
+    The low-pass is a Kaiser window (beta 9, about 90 dB) over 48 zero crossings to each side, cut at 0.94 of the
     lower Nyquist frequency: aliases above it are gone, and what is below 0.88 of it passes unchanged
     (Smith, *Digital Audio Resampling*).
     """
 
-    CROSSINGS = 24
+    CROSSINGS = 48
     CUT = 0.94
     BETA = 9.0
 
@@ -204,7 +219,13 @@ def frames(path: Path, config: FeatureConfig, heard: Heard) -> Iterator[Array]:
     options.mel_opts.num_bins = config.mels
     if config.kind == "mfcc":
         options.num_ceps = config.cepstra
-    computer = fbank.OnlineFbank(options) if config.kind == "log-mel" else fbank.OnlineMfcc(options)
+    try:
+        computer = fbank.OnlineFbank(options) if config.kind == "log-mel" else fbank.OnlineMfcc(options)
+    except ValueError:
+        raise RegrnnError(
+            f"--data.features.mels {config.mels} are too many for frames of {config.frame_length_ms:g} ms at "
+            f"{config.sample_rate:,} Hz: some would hold no frequency; set fewer, or longer frames"
+        ) from None
     resampler: Resampler | None = None
     done = 0
 

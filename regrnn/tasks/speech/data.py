@@ -33,8 +33,6 @@ IGNORED = -1
 UNKNOWN = -2
 """The label of a phone that the training part does not have."""
 
-UNKNOWN_PHONE = "<unk>"
-
 SPLITS = ("train", "valid", "test")
 
 TOLERANCE = 0.1
@@ -176,7 +174,7 @@ def add_deltas(x_TF: Array, order: int) -> Array:
     parts = [x_TF]
     for _ in range(order):
         p = np.pad(parts[-1], ((2, 2), (0, 0)), mode="edge")
-        parts.append(((p[3:-1] - p[1:-3]) + 2 * (p[4:] - p[:-4])) / 10)
+        parts.append(np.asarray(((p[3:-1] - p[1:-3]) + 2 * (p[4:] - p[:-4])) / 10, np.float32))
     return np.concatenate(parts, axis=1)
 
 
@@ -241,8 +239,10 @@ def take_inventory(train: Sequence[Utterance], config: DataConfig) -> Inventory:
     return Inventory(phones, bigram.tolist(), train[0].x_TF.shape[1], mean.tolist(), deviation.tolist())
 
 
-def read_corpus(config: DataConfig, only: Sequence[str] = SPLITS) -> Corpus:
-    """Read the data that `config` names and make its parts. Raises RegrnnError for bad input.
+def read_corpus(config: DataConfig, only: Sequence[str] = SPLITS, needed: Sequence[str] | None = None) -> Corpus:
+    """Read the parts `only` of the data that `config` names. Raises RegrnnError for bad input.
+
+    Those of them that are `needed` (all unless given) have to have an utterance.
 
     By utterance: sorted by the SHA-256 of their names, the first tenth is for testing, the next for validation (each
     rounded, but at least one), the rest for training. By speaker: the same with the speakers' names.
@@ -265,7 +265,7 @@ def read_corpus(config: DataConfig, only: Sequence[str] = SPLITS) -> Corpus:
         rule = "split as given"
         _refuse_leaks(root, parts, config.split)
     for split in SPLITS:
-        if not parts[split] and split in only:
+        if not parts[split] and split in (only if needed is None else needed):
             raise RegrnnError(f"{root}: no utterance for {split}; give more utterances, or a part called {split}")
     cache = ArrayCache(cache_root() / "features")
     return Corpus(root, rule, {split: [entry.read(config, cache) for entry in parts[split]] for split in only})
@@ -312,7 +312,7 @@ class _Entry:
             raise RegrnnError(f"{where}: no frame has its centre in a labelled segment; leave the utterance out")
         described = json.dumps([[s.start, s.end, s.phone] for s in segments])
         checksum = hashlib.sha256(f"{checksum} {described}".encode()).hexdigest()
-        spoken = [segment.phone for segment in segments]
+        spoken = [segment.phone for segment in segments if segment.phone]
         return Utterance(self.name, self.speaker, str(self.audio), x_TF, phones, spoken, bool(found[0, 0]), checksum)
 
 
@@ -490,13 +490,14 @@ def _table(path: Path) -> dict[str, str]:
         raise RegrnnError(f"{path}: cannot be read ({error})") from None
     table: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
-        key, _, value = line.strip().partition(" ")
-        if key and not value.strip():
+        fields = line.split(maxsplit=1)
+        if not fields:
+            continue
+        if len(fields) != 2:
             raise RegrnnError(f"{path}, line {number}: expected a name and a value, found {line.strip()!r}")
-        if key in table:
-            raise RegrnnError(f"{path}, line {number}: {key!r} is there twice")
-        if key:
-            table[key] = value.strip()
+        if fields[0] in table:
+            raise RegrnnError(f"{path}, line {number}: {fields[0]!r} is there twice")
+        table[fields[0]] = fields[1].strip()
     return table
 
 
@@ -537,7 +538,7 @@ def _resolve(root: Path, place: str) -> str:
 
 def _read_ark(place: str) -> NDArray[Any]:
     """The binary matrix or vector at `FILE:OFFSET`. kaldiio would also run pickles, so anything else is refused."""
-    kaldiio = need("kaldiio", "kaldiio")
+    kaldiio = need("kaldiio", "kaldiio", extra="kaldi")
     match = re.fullmatch(r"(.*?)(?::(\d+))?", place)
     path, offset = (match[1], int(match[2] or 0)) if match else (place, 0)
     try:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from regrnn.confusion import to_json
 from regrnn.data.buckets import pad
 from regrnn.tasks.protocol import Evaluation
 from regrnn.tasks.speech.audio import Array
@@ -20,6 +20,9 @@ from regrnn.tasks.speech.model import AcousticModel, delayed, split_states, stac
 
 TRAIN_UTTERANCES = 64
 """`train_` figures are taken on this many utterances of the training part, the first in its order."""
+
+CONFUSION = "confusion.json"
+"""The file of an evaluation that says how many frames of each phone were taken for each."""
 
 AT_ONCE = 16
 """Utterances that are run side by side; the figures do not depend on it."""
@@ -78,6 +81,7 @@ def evaluate(
         model.eval()
     parts = members[0][0].config.states
     right = right_states = predictions = 0
+    table_PP = np.zeros((len(inventory.phones), len(inventory.phones)), np.int64)
     references: list[list[str]] = []
     found: list[list[str]] = []
     for utterance, log_p_TS in averaged(members):
@@ -87,6 +91,8 @@ def evaluate(
         right += int((guess_T == truth_T)[counted_T].sum())
         right_states += int((log_p_TS.argmax(1) == split_states(truth_T, parts))[counted_T].sum())
         predictions += int(counted_T.sum())
+        known_T = truth_T >= 0
+        np.add.at(table_PP, (truth_T[known_T], guess_T[known_T]), 1)
         decoding_ = decoder(decoding, inventory.bigram, parts)
         path = np.concatenate((decoding_.push(log_p_TS), decoding_.finish()))
         references.append(utterance.sequence)
@@ -105,15 +111,4 @@ def evaluate(
     )
     if train:
         protocol += f", the first {len(members[0][2])} utterances"
-    return Evaluation(figures, predictions, protocol)
-
-
-def confusions(members: Sequence[Member], inventory: Inventory) -> NDArray[np.int64]:
-    """(P, P): how many frames of each phone (row) were taken for each (column)."""
-    count = len(inventory.phones)
-    table = np.zeros((count, count), np.int64)
-    for utterance, log_p_TS in averaged(members):
-        truth_T = labels(utterance, inventory)
-        guess_T = phone_log_probabilities(log_p_TS, members[0][0].config.states).argmax(1)
-        np.add.at(table, (truth_T[truth_T >= 0], guess_T[truth_T >= 0]), 1)
-    return table
+    return Evaluation(figures, predictions, protocol, {CONFUSION: to_json(table_PP, inventory.phones)})

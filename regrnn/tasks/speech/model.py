@@ -107,5 +107,6 @@ class AcousticModel(nn.Module):
 
     def packed_features(self, x_TBI: Tensor, lengths: list[int]) -> PackedSequence:
         """The top layer's h after D of whole sequences, so that the backward direction begins at each one's end."""
+        h: PackedSequence
         h, _ = self.rnn(pack_padded_sequence(x_TBI, torch.tensor(lengths), enforce_sorted=False))
         return h

@@ -18,9 +18,10 @@ from regrnn.errors import RegrnnError
 from regrnn.nn.loss import softmax_cross_entropy
 from regrnn.nn.regularization import as_regularization
 from regrnn.tasks.protocol import Evaluation, Figure, Loss
-from regrnn.tasks.speech.audio import Array
+from regrnn.tasks.speech.audio import Array, need
 from regrnn.tasks.speech.data import (
     IGNORED,
+    SPLITS,
     Corpus,
     DataConfig,
     Inventory,
@@ -89,6 +90,7 @@ class SpeechTask:
     def prepare(cls, sections: Mapping[str, Any]) -> Self:
         """Read the corpus that `[data]` names."""
         data: DataConfig = sections["data"]
+        need("jiwer", "jiwer")  # now, so that it is not missed after an epoch
         corpus = read_corpus(data)
         return cls(corpus, data, sections["model"], sections["decoding"], recordings=not is_kaldi(data.path))
 
@@ -204,7 +206,7 @@ def member_parts(members: Sequence[TrainedAcousticModel], data: str, split: str)
             raise RegrnnError("the runs have different frames; their predictions cannot be averaged")
         config = replace(member.data, path=data, split=first.data.split, batches="padded", batch_size=1, steps=1)
         if config not in corpora:
-            corpora[config] = read_corpus(config, (split,) if config.normalize == "set" else ("train", "valid", "test"))
+            corpora[config] = read_corpus(config, (split,) if config.normalize == "set" else SPLITS, (split,))
         utterances = corpora[config].splits[split]
         if split == "train":
             utterances = utterances[:TRAIN_UTTERANCES]

@@ -74,7 +74,7 @@ class TrainedAcousticModel:
     def transcribe(self, path: str | os.PathLike[str]) -> Transcription:
         """The phones of a recording of any sample rate and any number of channels (their mean is taken).
 
-        A forward model reads the file block by block in memory that does not grow with it, but for four bytes a frame
+        A forward model reads the file block by block in memory that does not grow with it, but for eight bytes a frame
         and what is returned; a bidirectional one holds its frames. A model normalised by speaker takes the file for a
         speaker's, and reads it twice.
 
@@ -85,8 +85,8 @@ class TrainedAcousticModel:
         heard = Heard()
         parts = self.model.config.states
         smooth = decoder(self.decoding, self.inventory.bigram, parts)
-        pieces = [smooth.push(log_p_TS).astype(np.int32) for log_p_TS in self._log_probabilities(Path(path), heard)]
-        pieces.append(smooth.finish().astype(np.int32))
+        pieces = [smooth.push(log_p_TS) for log_p_TS in self._log_probabilities(Path(path), heard)]
+        pieces.append(smooth.finish())
         states = np.concatenate(pieces)
         if not len(states):
             raise RegrnnError(f"{path}: too short for a frame ({heard.duration * 1000:.1f} ms)")

@@ -20,6 +20,7 @@ def transcribe(
     *more: Path,
     format: Literal["lab", "textgrid", "json"] = "lab",
     out: Path | None = None,
+    json: bool = False,
 ) -> None:
     """Write the phones of recordings and their times.
 
@@ -28,15 +29,17 @@ def transcribe(
     file
         A wav or flac file of any sample rate; the channels of a stereo file are averaged.
     more
-        Further files; they need `--out`, or `--format json`, which prints an object a line.
+        Further files; they need `--out` or `--json`.
     format
         `lab` (END 125 PHONE, as festvox), `textgrid` (Praat) or `json`.
     out
         A folder for the files NAME.lab, NAME.TextGrid or NAME.json; standard output unless given.
+    json
+        Print an object a line, for each file, on standard output.
     """
     files = [file, *more]
-    if more and out is None and format != "json":
-        raise RegrnnError("several files on standard output would run together; give --out FOLDER or --format json")
+    if more and out is None and not json and format != "json":
+        raise RegrnnError("several files on standard output would run together; give --out FOLDER or --json")
     targets = [(out or Path()) / f"{path.stem}{SUFFIX[format]}" for path in files]
     if out is not None and len(set(targets)) < len(targets):
         twice = next(target for target in targets if targets.count(target) > 1)
@@ -45,19 +48,22 @@ def transcribe(
         found = trained.transcribe(path)
         if found.clipped:
             print(f"regrnn: note: {path} is clipped; its phones may suffer", file=sys.stderr)
+        record = dumps({"file": str(path), **loads(found.to_json())}, ensure_ascii=False) + "\n"
         if format == "json":
-            text = dumps({"file": str(path), **loads(found.to_json())}, ensure_ascii=False) + "\n"
+            text = record
         else:
             text = found.to_lab() if format == "lab" else found.to_textgrid()
+        if json or out is None:
+            sys.stdout.write(record if json else text)
         if out is None:
-            sys.stdout.write(text)
             continue
         try:
             out.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
         except OSError as error:
             raise RegrnnError(f"{target}: cannot be written ({error.strerror})") from None
-        print(target)
+        if not json:
+            print(target)
 
 
 def confusion(
@@ -66,6 +72,7 @@ def confusion(
     data: str | None = None,
     split: Literal["train", "valid", "test"] = "test",
     out: Path = Path("confusion.html"),
+    json: bool = False,
 ) -> None:
     """Draw which phones are taken for which, frame by frame, on a page of its own.
 
@@ -77,15 +84,22 @@ def confusion(
         Which part of it.
     out
         The page to write.
+    json
+        Print phones, counts (a row is what was spoken) and the page's name as one JSON object.
     """
-    from regrnn.tasks.speech.confusion import worst, write_page
-    from regrnn.tasks.speech.evaluate import confusions
+    from regrnn.confusion import from_json, worst, write_page
+    from regrnn.tasks.speech.evaluate import CONFUSION, evaluate
     from regrnn.tasks.speech.task import member_parts
 
     of = data if data is not None else trained.data.path
-    table = confusions(member_parts([trained], of, split), trained.inventory)
-    write_page(out, table, trained.inventory.phones, f"{split} of {of}")
-    for truth, guess, share in worst(table, trained.inventory.phones, 10):
+    evaluation = evaluate(member_parts([trained], of, split), trained.inventory, trained.decoding)
+    table, phones = from_json(evaluation.files[CONFUSION])
+    write_page(out, table, phones, f"{split} of {of}")
+    if json:
+        record = {"page": str(out), "split": split, "phones": phones, "counts": table.tolist()}
+        print(dumps(record, ensure_ascii=False))
+        return
+    for truth, guess, share in worst(table, phones, 10):
         print(f"{share:6.1%} of the frames of {truth} are taken for {guess}")
     print(out)
 

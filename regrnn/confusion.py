@@ -1,6 +1,10 @@
-"""The picture of confusions: which phones are taken for which, on a page that needs no other file."""
+"""Confusions: how many predictions of each kind (row) were taken for each (column), and their picture.
+
+Here, since both a task's verbs and the reports draw it.
+"""
 
 import html
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,42 +18,62 @@ CELL = 14
 MARGIN = 46
 
 
-def worst(table: NDArray[np.int64], phones: Sequence[str], count: int) -> list[tuple[str, str, float]]:
-    """The `count` most frequent mistakes: the phone, what it is taken for, and which share of its frames."""
+def to_json(table: NDArray[np.int64], names: Sequence[str]) -> str:
+    """What `from_json` takes back."""
+    return json.dumps({"names": list(names), "counts": table.tolist()}, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Counts and names. Raises ValueError for what `to_json` did not write."""
+    try:
+        found = json.loads(text)
+        names = [str(name) for name in found["names"]]
+        table = np.array(found["counts"], np.int64)
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if table.shape != (len(names), len(names)) or not names or table.min() < 0:
+        raise ValueError("names and counts do not fit together")
+    return table, names
+
+
+def worst(table: NDArray[np.int64], names: Sequence[str], count: int) -> list[tuple[str, str, float]]:
+    """The `count` most frequent mistakes: the kind, what it is taken for, and which share of its predictions."""
     wrong = table.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     found = []
     for place in order:
-        truth, guess = divmod(int(place), len(phones))
+        truth, guess = divmod(int(place), len(names))
         if wrong[truth, guess]:
-            found.append((phones[truth], phones[guess], float(wrong[truth, guess] / table[truth].sum())))
+            found.append((names[truth], names[guess], float(wrong[truth, guess] / table[truth].sum())))
     return found
 
 
-def svg(table: NDArray[np.int64], phones: Sequence[str]) -> str:
-    """A square for each pair, the darker the greater the share of its row; rows are what was spoken."""
-    size = MARGIN + CELL * len(phones) + 4
+def svg(table: NDArray[np.int64], names: Sequence[str]) -> str:
+    """A square for each pair, the stronger the greater the share of its row; rows are the truth."""
+    size = MARGIN + CELL * len(names) + 4
     shares = table / np.maximum(1, table.sum(1, keepdims=True))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" width="{size}" height="{size}" '
-        'font-family="sans-serif" font-size="10" role="img" aria-label="Confusions of phones">',
-        f'<rect x="{MARGIN}" y="{MARGIN}" width="{CELL * len(phones)}" height="{CELL * len(phones)}" fill="#f5f7f9"/>',
+        f'style="max-width: {size}px" '
+        'font-family="sans-serif" font-size="10" role="img" aria-label="Confusions">',
+        f'<rect x="{MARGIN}" y="{MARGIN}" width="{CELL * len(names)}" height="{CELL * len(names)}" '
+        'style="fill: var(--panel, #f5f7f9)"/>',
     ]
-    for k, phone in enumerate(phones):
-        name, at = html.escape(phone), MARGIN + CELL * k
+    for k, text in enumerate(names):
+        name, at = html.escape(text), MARGIN + CELL * k
         parts.append(f'<text x="{MARGIN - 4}" y="{at + 11}" text-anchor="end" fill="currentColor">{name}</text>')
         parts.append(
             f'<text transform="translate({at + 11} {MARGIN - 4}) rotate(-90)" fill="currentColor">{name}</text>'
         )
     for truth, guess in np.argwhere(shares >= 0.005):
         share = shares[truth, guess]
-        colour = "#0067a8" if truth == guess else "#b84a00"
-        pair = f"{html.escape(phones[truth])} taken for {html.escape(phones[guess])}"
+        colour = "var(--hue-0, #0067a8)" if truth == guess else "var(--hue-1, #b84a00)"
+        pair = f"{html.escape(names[truth])} taken for {html.escape(names[guess])}"
         says = f"{pair}: {share:.1%} of {table[truth].sum():,}"
         parts.append(
             f'<rect x="{MARGIN + CELL * guess}" y="{MARGIN + CELL * truth}" width="{CELL - 1}" height="{CELL - 1}" '
-            f'fill="{colour}" fill-opacity="{share**0.5:.3f}"><title>{says}</title></rect>'
+            f'style="fill: {colour}" fill-opacity="{share**0.5:.3f}"><title>{says}</title></rect>'
         )
     return "\n".join([*parts, "</svg>"])
 
