@@ -136,7 +136,7 @@ class Dynamic:
     these steps. The state is carried; masks are off.
     """
 
-    learning_rate: float = 0.03
+    learning_rate: float = 0.1
     decay: float = 0.001
     steps: int = 5
 
@@ -149,8 +149,8 @@ class Dynamic:
 
     @classmethod
     def grid(cls) -> list[Self]:
-        """Learning rate 0.01, 0.03, 0.1 by decay 0, 0.001, 0.01, at the default steps."""
-        pairs = itertools.product((0.01, 0.03, 0.1), (0.0, 0.001, 0.01))
+        """Learning rate 0.03, 0.1, 0.2 by decay 0, 0.001, 0.01, at the default steps."""
+        pairs = itertools.product((0.03, 0.1, 0.2), (0.0, 0.001, 0.01))
         return [cls(learning_rate=rate, decay=decay) for rate, decay in pairs]
 
     @property
