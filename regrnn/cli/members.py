@@ -126,8 +126,8 @@ def supervise(members: Sequence[Member], jobs: int) -> dict[int, str]:
     """Run the members to their ends, `jobs` at a time; by seed the last words of those that could not be trained.
 
     A member that dies is started again, RETRIES times, while the others go on. One that says what is wrong
-    ("regrnn: error: ...") would say it again and is not. Raises Interrupted after SIGINT or SIGTERM, which all members
-    are sent and which they end on with their state saved.
+    ("regrnn: error: ...") would say it again and is not. Raises Interrupted after SIGINT, SIGTERM or SIGHUP: all
+    members are told to save and stop.
     """
     waiting = collections.deque(members)
     running: list[Member] = []
@@ -141,7 +141,7 @@ def supervise(members: Sequence[Member], jobs: int) -> dict[int, str]:
                     running.append(member)
                 for member in running:
                     if stopped and not member.told and member.process is not None:
-                        member.process.send_signal(stopped[0])
+                        member.process.send_signal(signal.SIGINT if stopped[0] == signal.SIGINT else signal.SIGTERM)
                         member.told = True
                 for member in [m for m in running if m.process is not None and m.process.poll() is not None]:
                     running.remove(member)
@@ -178,6 +178,7 @@ def _start(member: Member) -> None:
         text=True,
         encoding="utf-8",
         errors="replace",
+        process_group=0,  # Ctrl-C goes to this process alone, which hands it on once
     )
     assert member.process.stderr is not None
     member.relay = threading.Thread(target=_relay, args=(member, member.process.stderr), daemon=True)
@@ -211,7 +212,7 @@ def _end(member: Member) -> str:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The list that SIGINT and SIGTERM are put in as they come."""
+    """The list that the signals that stop a run are put in as they come."""
     came: list[int] = []
 
     def handle(signum: int, frame: FrameType | None) -> None:
@@ -221,6 +222,8 @@ def _signals() -> Iterator[list[int]]:
         yield came  # signals belong to the main thread's owner
         return
     before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, handle)
     try:
         yield came
     finally:

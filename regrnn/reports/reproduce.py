@@ -157,7 +157,10 @@ def regularization(settings: Mapping[str, Any]) -> str:
     dropout = settings.get("model", {}).get("dropout", 0.0)
     if isinstance(dropout, Mapping):
         dropout = fill(Regularization, dropout, "[model] dropout")
-    return as_regularization(dropout).name
+    try:
+        return as_regularization(dropout).name
+    except ValueError as error:
+        raise RegrnnError(f"[model] {error}") from None
 
 
 def reproduce(table: Table, results: Iterable[Result]) -> Reproduction:

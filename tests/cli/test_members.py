@@ -135,7 +135,7 @@ def test_no_more_jobs_at_a_time_than_asked_for(start: Callable[..., dict[int, st
     assert start(lock, jobs=1) == {}
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all_and_starts_none(
     start: Callable[..., dict[int, str]], tmp_path: Path, signum: signal.Signals
 ) -> None:
