@@ -10,6 +10,7 @@ import pytest
 
 from regrnn.data.text import find_text
 from regrnn.data.vocabulary import UNK
+from regrnn.tasks.language.task import LanguageTask
 
 Done = Callable[..., str]
 
@@ -240,3 +241,11 @@ def test_a_moved_run_and_moved_data(
     monkeypatch.delenv("REGRNN_DATA")
     monkeypatch.chdir(tmp_path / "data")
     assert json.loads(done("evaluate", copy, "--json"))["figures"] == expected["figures"]
+
+
+def test_a_task_without_other_evaluations(
+    refused: Callable[..., str], tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(LanguageTask, "evaluations")
+    message = refused("evaluate", tiny_run, "--evaluation", "cache")
+    assert message == "--evaluation cache: language runs have no such evaluation; known: static"
