@@ -89,7 +89,8 @@ def evaluate(
     if result is not None:
         counted: dict[int, dict[str, Evaluation]] = {len(runs): scored}
         if how is None:
-            counted = {count: {split: average} for count, average in enumerate(averages, 1)}
+            # Of several runs each has its own result already.
+            counted = {k: {split: average} for k, average in enumerate(averages, 1) if k > 1 or len(runs) == 1}
         made = [
             derived_entry(entries[:count], of_splits, evaluation=evaluation, settings=settings)
             for count, of_splits in counted.items()
