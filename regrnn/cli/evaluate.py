@@ -103,7 +103,8 @@ def evaluate(
             record |= {"settings": settings, "tried_on_valid": tried}
         if len(averages) > 1:
             record["averages"] = [{"members": k, "figures": a.figures} for k, a in enumerate(averages, 1)]
-        print(dumps({**record, **vars(found)}, indent=2))
+        record |= {"figures": found.figures, "predictions": found.predictions, "protocol": found.protocol}
+        print(dumps(record, indent=2))
         return
     if len(averages) > 1:
         print("\n".join(members_table({split: averages})))
