@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "See the paper's effect on English text that every Python carries.",
     "train": "Train a model, or go on with a run that was stopped.",
     "evaluate": "Score every word of a text with one run, or with the average of several.",
+    "reproduce": "Print a table of the paper beside what was measured here.",
     "recipes": "List the recipes, or show one whole.",
     "fetch": "Download a data set, checked against its checksums.",
     "trace": "Count how often dropout strikes what travels through a network, and draw it.",

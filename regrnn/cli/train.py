@@ -32,6 +32,8 @@ def train(
     data: str | None = None,
     out: Path | None = None,
     seed: int = 1,
+    members: int = 1,
+    jobs: int = 1,
     device: str = "cpu",
     threads: int | None = None,
     tensorboard: bool = False,
@@ -50,13 +52,18 @@ def train(
     data
         A text file, a folder with train, valid and test, or the name of a data set.
     out
-        The run directory; `runs/RECIPE-SEED` unless given.
+        The run directory; `runs/RECIPE-SEED` unless given. With `--members` the folder of `member-SEED`, one for each.
     seed
         Of the first weights and all masks.
+    members
+        Train so many models, of this seed and the following, each a run of its own; then evaluate the averages of
+        1, 2, ... of them.
+    jobs
+        How many members at a time, each in a process of its own.
     device
         `cpu` or `cuda`.
     threads
-        Of the processor; torch's choice unless given.
+        Of the processor; torch's choice unless given, or one for each of several jobs.
     tensorboard
         Keep event files for TensorBoard in the run directory's folder `tensorboard`.
     json
@@ -74,6 +81,16 @@ def train(
                 f"{flag}: regrnn train has no such flag{_nearest(flag, recipe_from_dict(values, recipe))}"
             )
     resolved = recipe_from_dict(values, recipe, flags)
+    for flag, count in (("--members", members), ("--jobs", jobs)):
+        if count < 1:
+            raise RegrnnError(f"{flag} {count}: must be at least 1")
+    if members > 1:
+        from regrnn.cli.members import Command, train_members
+
+        common = (recipe, *settings, *(() if data is None else ("--data", data)))
+        command = Command(common, device=device, threads=threads, tensorboard=tensorboard)
+        train_members(resolved, command, out, seed, members, jobs, json=json)
+        return
     out = out or Path("runs") / f"{resolved.name}-{seed}"
     entry = run_training(resolved, out, seed, device=device, threads=threads, tensorboard=tensorboard)
     print(dumps(entry, indent=2) if json else summary(entry))

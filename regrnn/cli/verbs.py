@@ -10,6 +10,9 @@ import cyclopts
 
 from regrnn.errors import RegrnnError
 
+AVERAGE = "average"
+"""A verb's parameter of this name takes further trained models; on the command line, their run directories."""
+
 
 def bind(verb: Callable[..., None], task: str) -> Callable[..., None]:
     """The command `regrnn VERB RUN ...` of `verb(trained, ...)`: the run's model stands in for its first parameter.
@@ -21,6 +24,8 @@ def bind(verb: Callable[..., None], task: str) -> Callable[..., None]:
         p.replace(kind=inspect.Parameter.POSITIONAL_ONLY) if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD else p
         for p in list(signature.parameters.values())[1:]
     ]
+    paths = Annotated[tuple[Path, ...], cyclopts.Parameter(consume_multiple=True, show_default=False)]
+    rest = [p.replace(annotation=paths) if p.name == AVERAGE else p for p in rest]
     run = inspect.Parameter(
         "run",
         inspect.Parameter.POSITIONAL_ONLY,
@@ -31,8 +36,11 @@ def bind(verb: Callable[..., None], task: str) -> Callable[..., None]:
     def command(run: Path, *args: Any, **kwargs: Any) -> None:
         from regrnn.training.load import load, run_task
 
-        if run_task(run) != task:
-            raise RegrnnError(f"{run} is a {run_task(run)} run; `regrnn {verb.__name__}` needs a {task} run")
+        for path in (run, *kwargs.get(AVERAGE, ())):
+            if run_task(path) != task:
+                raise RegrnnError(f"{path} is a {run_task(path)} run; `regrnn {verb.__name__}` needs a {task} run")
+        if AVERAGE in kwargs:
+            kwargs[AVERAGE] = tuple(load(path) for path in kwargs[AVERAGE])
         try:
             verb(load(run), *args, **kwargs)
         except UnicodeError:

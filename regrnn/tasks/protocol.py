@@ -65,7 +65,13 @@ class Trained(Protocol):
 
 
 class Task(Protocol):
-    """One system, its data read and ready. `regrnn/tasks/NAME/task.py` has one as `TASK`."""
+    """One system, its data read and ready. `regrnn/tasks/NAME/task.py` has one as `TASK`.
+
+    A task may have more. `evaluate_averages(members, data, split) -> list[Evaluation]`, where it can do in one pass
+    what the function of that name does with `evaluate_trained`. And ways to evaluate that are not the plain one:
+    `evaluations`, by name the dataclass of the settings of each, whose `grid()` are those to be tried on the
+    validation data; `evaluate_otherwise(members, data, split, settings) -> Evaluation` scores by them.
+    """
 
     name: ClassVar[str]
     sections: ClassVar[Mapping[str, type]]
@@ -116,6 +122,15 @@ class Task(Protocol):
     @classmethod
     def evaluate_trained(cls, members: Sequence[Any], data: str, split: str) -> Evaluation:
         """The figures of what `regrnn.load` returned, on `data`; several members are averaged per prediction."""
+
+
+def evaluate_averages(task: type[Task], members: Sequence[Any], data: str, split: str) -> list[Evaluation]:
+    """The figures of the first of the members, of the first two averaged, ... of all: see `Task.evaluate_trained`."""
+    one_pass = getattr(task, "evaluate_averages", None)
+    if one_pass is not None:
+        found: list[Evaluation] = one_pass(members, data, split)
+        return found
+    return [task.evaluate_trained(members[:count], data, split) for count in range(1, len(members) + 1)]
 
 
 def task_names() -> list[str]:

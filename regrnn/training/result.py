@@ -1,18 +1,20 @@
 """The figures of a finished run, with all that is needed to trust them: one entry of `benchmarks/results`."""
 
+import json
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from regrnn._version import __version__
+from regrnn.errors import RegrnnError
 from regrnn.tasks.protocol import Evaluation
-from regrnn.training.files import write_text
+from regrnn.training.files import read_json, read_text, write_json, write_text
 from regrnn.training.loop import Outcome
 from regrnn.training.recipe import Recipe
 
@@ -36,15 +38,97 @@ def result_entry(
         "predictions": test.predictions,
         "data": dict(data),
         "protocol": "; ".join(f"{split}: {e.protocol}" for split, e in outcome.evaluations.items()),
-        "command": " ".join(["regrnn", *map(shlex.quote, sys.argv[1:])]),
-        "commit": commit(),
-        "machine": f"{processor()}, {torch.get_num_threads()} threads",
-        "versions": {"regrnn": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        **_made(),
         "wall_seconds": round(outcome.position.seconds),
     }
 
 
-def figures(evaluations: dict[str, Evaluation]) -> dict[str, float]:
+def _made() -> dict[str, Any]:
+    """By which command, code and machine."""
+    return {
+        "command": " ".join(["regrnn", *map(shlex.quote, sys.argv[1:])]),
+        "commit": commit(),
+        "machine": f"{processor()}, {torch.get_num_threads()} threads",
+        "versions": {"regrnn": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def finished_entry(run: Path) -> dict[str, Any]:
+    """The entry of a finished run; RegrnnError for another one."""
+    path = run / "result.json"
+    if not path.is_file():
+        raise RegrnnError(f"{run} is not a finished run (it has no result.json); train it to its end first")
+    return read_json(path)
+
+
+def derived_entry(
+    members: Sequence[Mapping[str, Any]],
+    evaluations: Mapping[str, Evaluation],
+    *,
+    evaluation: str = "static",
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """An entry for trained runs, given by their own entries, averaged or evaluated in another way.
+
+    Its figures are those of `evaluations`, by split; its wall time is that of training all of them.
+    """
+    first = members[0]
+    last = list(evaluations.values())[-1]
+
+    def common(key: str) -> str:
+        return " + ".join(dict.fromkeys(str(member.get(key)) for member in members))
+
+    return {
+        "recipe": common("recipe"),
+        "task": first.get("task"),
+        "seed": first.get("seed"),
+        "seeds": [member.get("seed") for member in members],
+        "members": len(members),
+        "regularization": common("regularization"),
+        "complete": all(member.get("complete") is True for member in members),
+        "epochs": first.get("epochs"),
+        "evaluation": evaluation,
+        **({"settings": dict(settings)} if settings else {}),
+        "figures": figures(evaluations),
+        "predictions": last.predictions,
+        "data": first.get("data"),
+        "protocol": "; ".join(f"{split}: {e.protocol}" for split, e in evaluations.items()),
+        **_made(),
+        "wall_seconds": sum(seconds for m in members if isinstance(seconds := m.get("wall_seconds"), int | float)),
+    }
+
+
+def update_results(path: Path, entries: Sequence[dict[str, Any]]) -> None:
+    """Add `entries` to the result file `path`; one of the same runs and evaluation is brought up to date.
+
+    Its figures of other splits stay, if its settings are the same.
+    """
+    found: list[Any] = []
+    if path.exists():
+        try:
+            found = json.loads(read_text(path))
+        except (ValueError, RecursionError) as error:
+            raise RegrnnError(f"{path}: damaged, not valid JSON ({error})") from None
+        if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+            raise RegrnnError(f"{path}: not a result file (a list of objects); name another")
+    same = ("recipe", "regularization", "members", "evaluation", "seeds", "data")
+    for entry in entries:
+        key = [entry.get(name) for name in same]
+        place = next((i for i, old in enumerate(found) if [old.get(name) for name in same] == key), None)
+        if place is None:
+            found.append(entry)
+            continue
+        old = found[place]
+        if old.get("settings") == entry.get("settings"):
+            entry = entry | {"figures": old.get("figures", {}) | entry["figures"]}
+        found[place] = entry
+    try:
+        write_json(path, found)
+    except OSError as error:
+        raise RegrnnError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def figures(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
     """`SPLIT_FIGURE` by name."""
     return {
         f"{split}_{name}": value

@@ -10,6 +10,7 @@ import pytest
 
 from regrnn.data.text import find_text
 from regrnn.data.vocabulary import UNK
+from regrnn.tasks.language.task import LanguageTask
 
 Done = Callable[..., str]
 
@@ -76,6 +77,132 @@ def test_several_runs_are_averaged(done: Done, tiny_run: Path, second_run: Path)
     assert perplexity(tiny_run, tiny_run, second_run) != pytest.approx(both, rel=1e-4)
 
 
+def test_a_row_for_one_two_and_all_runs(done: Done, tiny_run: Path, second_run: Path) -> None:
+    runs = [tiny_run, second_run, tiny_run]
+    found = json.loads(done("evaluate", *runs, "--json"))
+    assert [row["members"] for row in found["averages"]] == [1, 2, 3]
+    for row in found["averages"]:
+        alone = json.loads(done("evaluate", *runs[: row["members"]], "--json"))
+        assert row["figures"] == pytest.approx(alone["figures"], rel=1e-9)
+    assert found["averages"][-1]["figures"] == found["figures"]
+    lines = done("evaluate", *runs).splitlines()
+    assert lines[0].startswith("members  test perplexity")
+    figures = [f"{row['figures']['perplexity']:.3f}" for row in found["averages"]]
+    assert [line.split()[:2] for line in lines[1:4]] == [[str(k), text] for k, text in enumerate(figures, 1)]
+    assert "averages" not in json.loads(done("evaluate", tiny_run, "--json"))
+
+
+@pytest.mark.parametrize("evaluation", ["temperature", "cache", "dynamic"])
+def test_another_evaluation_is_labelled_as_such(done: Done, tiny_run: Path, second_run: Path, evaluation: str) -> None:
+    static = json.loads(done("evaluate", tiny_run, "--json"))
+    assert static["evaluation"] == "static"
+    found = json.loads(done("evaluate", tiny_run, "--evaluation", evaluation, "--json"))
+    assert found["evaluation"] == evaluation and found["settings"]
+    assert found["predictions"] == static["predictions"]
+    assert found["figures"]["perplexity"] != pytest.approx(static["figures"]["perplexity"], rel=1e-6)
+    label = {
+        "temperature": "softmax temperature 1.1",
+        "cache": "neural cache of 2,000",
+        "dynamic": "dynamic evaluation",
+    }
+    assert found["protocol"].startswith(label[evaluation])
+    assert f"({label[evaluation]}" in done("evaluate", tiny_run, "--evaluation", evaluation).splitlines()[-1]
+    both = json.loads(done("evaluate", tiny_run, second_run, "--evaluation", evaluation, "--json"))
+    assert both["figures"] != found["figures"]
+
+
+def test_settings_of_an_evaluation(done: Done, tiny_run: Path) -> None:
+    static = json.loads(done("evaluate", tiny_run, "--json"))
+    one = json.loads(done("evaluate", tiny_run, "--evaluation", "temperature", "--temperature.temperature=1", "--json"))
+    assert one["figures"] == pytest.approx(static["figures"], rel=1e-6)
+    flags = ["--dynamic.learning-rate", "0.05", "--dynamic.steps=3"]
+    found = json.loads(done("evaluate", tiny_run, *flags, "--evaluation", "dynamic", "--json"))
+    assert found["settings"] == {"learning_rate": 0.05, "decay": 0.001, "steps": 3}
+
+
+def test_tuned_on_valid_and_scored_once(done: Done, tiny_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    command = ["evaluate", tiny_run, "--evaluation", "temperature", "--tune"]
+    found = json.loads(done(*command, "--json", "--result", file))
+    perplexities = [row["figures"]["perplexity"] for row in found["tried_on_valid"]]
+    assert len(perplexities) == 13
+    best = found["tried_on_valid"][perplexities.index(min(perplexities))]
+    assert found["settings"] == best["settings"]
+    chosen = f"--temperature.temperature={best['settings']['temperature']}"
+    again = json.loads(done(*command[:4], chosen, "--json"))
+    assert again["figures"] == found["figures"]
+    lines = done(*command).splitlines()
+    assert len(lines) == 13 + len(found["figures"]) + 1
+    assert lines[0].startswith("valid perplexity ") and lines[0].endswith("temperature 0.8")
+    (entry,) = json.loads(file.read_text())
+    assert entry["evaluation"] == "temperature" and entry["settings"] == best["settings"]
+    assert entry["figures"]["valid_perplexity"] == min(perplexities)
+    assert entry["figures"]["test_perplexity"] == found["figures"]["perplexity"]
+
+
+def test_results_are_added_to_a_file_and_brought_up_to_date(
+    done: Done, refused: Callable[..., str], tiny_run: Path, second_run: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "results.json"
+    done("evaluate", tiny_run, second_run, "--result", file)
+    done("evaluate", tiny_run, second_run, "--split", "valid", "--result", file)
+    entries = json.loads(file.read_text())
+    assert [(entry["members"], entry["seeds"]) for entry in entries] == [(2, [1, 2])]
+    assert {"valid_perplexity", "test_perplexity"} <= entries[0]["figures"].keys()
+    assert entries[0]["regularization"] == "paper" and entries[0]["complete"] is True
+    done("evaluate", tiny_run, "--evaluation", "cache", "--result", file)
+    done("evaluate", tiny_run, "--evaluation", "cache", "--cache.weight", "0.2", "--split", "valid", "--result", file)
+    entry = json.loads(file.read_text())[1]
+    # Of other settings nothing is kept.
+    assert set(entry["figures"]) >= {"valid_perplexity"} and "test_perplexity" not in entry["figures"]
+    file.write_text("{}")
+    assert (
+        refused("evaluate", tiny_run, "--result", file)
+        == f"{file}: not a result file (a list of objects); name another"
+    )
+    copy = Path(shutil.copytree(tiny_run, tmp_path / "copy", symlinks=True))
+    (copy / "result.json").unlink()
+    assert "is not a finished run" in refused("evaluate", copy, "--result", tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--evaluation", "dynamc"],
+            "--evaluation dynamc: language runs have no such evaluation; did you mean 'dynamic'?",
+        ),
+        (["--cache.size", "5"], "--cache.size: name the --evaluation that it belongs to"),
+        (["--tune"], "--tune: name the --evaluation that it belongs to"),
+        (["--evaluation", "cache", "--cache.sise", "5"], "--cache.sise: no setting 'sise'; did you mean 'size'?"),
+        (["--evaluation", "cache", "--cache.size", "0"], "--cache: size = 0 must be at least 1"),
+        (["--evaluation", "cache", "--cache.size", "x"], "--cache.size: expected a whole number, found 'x'"),
+        (["--evaluation", "cache", "--cache.size"], "--cache.size: the value is missing"),
+        (["--evaluation", "cache", "--cache.weight", "1"], "--cache: weight = 1.0 must be above 0 and below 1"),
+        (["--evaluation", "cache", "--dynamic.steps", "5"], "--dynamic.steps: no section 'dynamic'; known: cache"),
+        (["--evaluation", "dynamic", "--dynamic.decay", "2"], "--dynamic: decay = 2.0 must be from 0 to 1"),
+        (
+            ["--evaluation", "dynamic", "--tune", "--dynamic.decay", "0"],
+            "--dynamic.decay: --tune chooses it from its grid; give one of the two",
+        ),
+    ],
+)
+def test_evaluations_with_a_mistake(
+    refused: Callable[..., str], tiny_run: Path, flags: list[str], message: str
+) -> None:
+    assert refused("evaluate", tiny_run, *flags) == message
+
+
+def test_generation_from_the_average(done: Done, refused: Callable[..., str], tiny_run: Path, second_run: Path) -> None:
+    command = ["generate", tiny_run, "--seed", 3, "--length", 30, "--samples", 2, "--json"]
+    alone = done(*command)
+    assert done(*command, "--average", tiny_run) == alone
+    assert done(*command, "--average", second_run) != alone
+    assert done(*command, "--average", second_run, tiny_run) == done(*command, "--average", tiny_run, second_run)
+    assert refused(*command, "--average", second_run.parent / "gone").endswith("(it has no recipe.json)")
+    assert "--storage int8 does not go with" in refused(*command, "--average", second_run, "--storage", "int8")
+
+
 def test_other_text_in_the_runs_vocabulary(done: Done, tiny_run: Path, tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         (tmp_path / f"{split}.txt").write_text("the old dog sees the cat .\n" * 5)
@@ -114,3 +241,11 @@ def test_a_moved_run_and_moved_data(
     monkeypatch.delenv("REGRNN_DATA")
     monkeypatch.chdir(tmp_path / "data")
     assert json.loads(done("evaluate", copy, "--json"))["figures"] == expected["figures"]
+
+
+def test_a_task_without_other_evaluations(
+    refused: Callable[..., str], tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(LanguageTask, "evaluations")
+    message = refused("evaluate", tiny_run, "--evaluation", "cache")
+    assert message == "--evaluation cache: language runs have no such evaluation; known: static"

@@ -88,7 +88,8 @@ def test_version(done: Callable[..., str]) -> None:
         (["evaluate", "run", "--splti", "test"], "--splti: regrnn evaluate has no such flag; did you mean '--split'?"),
         (
             ["evaluate", "run", "--xyzzy"],
-            "--xyzzy: regrnn evaluate has no such flag; known: --data, --json, --split, --threads",
+            "--xyzzy: regrnn evaluate has no such flag; known: --data, --evaluation, --json, --result, --split, "
+            "--threads, --tune",
         ),
         (["evaluate", "run", "--split", "tset"], "--split: expected one of train, valid, test, found 'tset'"),
         (["score", "run", "f", "--by", "sentence"], "--by: expected one of token, word, line, found 'sentence'"),

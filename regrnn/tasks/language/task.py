@@ -8,15 +8,16 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from regrnn.data.stream import Windows
+from regrnn.data.stream import TokenStream, Windows
 from regrnn.data.vocabulary import from_json
 from regrnn.errors import RegrnnError
 from regrnn.nn.loss import softmax_cross_entropy
 from regrnn.nn.regularization import as_regularization
+from regrnn.tasks.language.adaptive import ADAPTIVE, Adaptive
 from regrnn.tasks.language.data import Corpus, DataConfig, encode, find_sources, read_corpus
-from regrnn.tasks.language.evaluate import TRAIN_PREDICTIONS, evaluate
+from regrnn.tasks.language.evaluate import TRAIN_PREDICTIONS, evaluate, evaluate_adaptively, evaluate_averages
 from regrnn.tasks.language.model import LanguageModel, ModelConfig, State
-from regrnn.tasks.language.trained import TrainedLanguageModel
+from regrnn.tasks.language.trained import TrainedLanguageModel, require_one_vocabulary
 from regrnn.tasks.protocol import Evaluation, Figure, Loss
 
 
@@ -27,6 +28,7 @@ class LanguageTask:
     sections: ClassVar[Mapping[str, type]] = {"data": DataConfig, "model": ModelConfig}
     figure: ClassVar[Figure] = Figure("perplexity", lower_is_better=True)
     unit: ClassVar[str] = "tokens"
+    evaluations: ClassVar[Mapping[str, type[Adaptive]]] = ADAPTIVE
 
     def __init__(self, corpus: Corpus, data: DataConfig, model: ModelConfig) -> None:
         self.corpus = corpus
@@ -102,12 +104,26 @@ class LanguageTask:
     @classmethod
     def evaluate_trained(cls, members: Sequence[TrainedLanguageModel], data: str, split: str) -> Evaluation:
         """Perplexity on a split of `data` in the members' own vocabulary."""
-        vocabulary = members[0].vocabulary
-        for member in members[1:]:
-            if member.vocabulary.to_json() != vocabulary.to_json():
-                raise RegrnnError("the runs have different vocabularies; their predictions cannot be averaged")
-        source = find_sources(data)[split]
-        return evaluate([member.model for member in members], encode({split: source}, vocabulary)[split])
+        return cls.evaluate_averages(members, data, split)[-1]
+
+    @classmethod
+    def evaluate_averages(cls, members: Sequence[TrainedLanguageModel], data: str, split: str) -> list[Evaluation]:
+        """The same of the first member, of the first two averaged, ... of all, in one pass."""
+        return evaluate_averages([member.model for member in members], _stream(members, data, split))
+
+    @classmethod
+    def evaluate_otherwise(
+        cls, members: Sequence[TrainedLanguageModel], data: str, split: str, how: Adaptive
+    ) -> Evaluation:
+        """Perplexity by one of `evaluations`."""
+        return evaluate_adaptively([member.model for member in members], _stream(members, data, split), how)
+
+
+def _stream(members: Sequence[TrainedLanguageModel], data: str, split: str) -> TokenStream:
+    """A split of `data` in the vocabulary that the members share; RegrnnError if they do not."""
+    require_one_vocabulary(members)
+    source = find_sources(data)[split]
+    return encode({split: source}, members[0].vocabulary)[split]
 
 
 TASK = LanguageTask

@@ -160,6 +160,7 @@ class TrainedLanguageModel:
         seed: int | None = None,
         stop: str | None = None,
         storage: Storage = "float32",
+        average: Sequence[Self] = (),
     ) -> list[str]:
         """Texts that go on from `prompt`, drawn side by side in one batch.
 
@@ -177,6 +178,7 @@ class TrainedLanguageModel:
             stop: a text ends where this string ends in it (for example a full stop, or a newline).
             storage: ``"int8"`` rounds the weights to 8 bits: faster, and probabilities change by a few parts in a
                 thousand. Needs the compiled core.
+            average: other models of the same vocabulary; each token is drawn from the mean of all distributions.
 
         `<unk>` is never drawn. Raises RegrnnError for a word of the prompt that the vocabulary lacks, ValueError for
         a setting out of range.
@@ -192,15 +194,29 @@ class TrainedLanguageModel:
             raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
         if seed is not None and not 0 <= seed < SEEDS:
             raise ValueError(f"seed must be from 0 to {SEEDS - 1}, not {seed}")
+        if average and storage != "float32":
+            raise ValueError(f"storage {storage} does not go with several models; leave it out")
+        members = [self, *average]
+        require_one_vocabulary(members)
         vocabulary = self.vocabulary
         before = self._encode_prompt(prompt)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
 
-        stack = self._stack(storage)
+        stack = None if average else self._stack(storage)
 
-        def step(tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
-            logits_TBV, state = self.model(tokens_B[None], state)
-            return logits_TBV[-1], state
+        def read(tokens_TB: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
+            """Logits (B, V) of the token after the last (those of the mean, of several members) and their states."""
+            rows, after = [], []
+            for member, state in zip(members, states, strict=True):
+                h_TBH, state = member.model.features(tokens_TB, state)
+                rows.append(F.linear(h_TBH[-1], member.model.decoder.weight, member.model.decoder.bias))
+                after.append(state)
+            if len(rows) == 1:
+                return rows[0], after
+            return torch.logsumexp(torch.stack([row.log_softmax(-1) for row in rows]), 0), after
+
+        def step(tokens_B: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+            return read(tokens_B[None], states)
 
         def text(ids: list[int]) -> str:
             written = vocabulary.decode([*before, *ids])[len(vocabulary.decode(before)) :]
@@ -208,14 +224,16 @@ class TrainedLanguageModel:
             return written.removeprefix(" ") if vocabulary.kind == "word" and prompt[-1:].isspace() else written
 
         ids_TB = torch.tensor([vocabulary.eos_id, *before], device=self.device)[:, None]
-        h_TBH, state = self.model.features(ids_TB, {})
-        logits_V = F.linear(h_TBH[-1, 0], self.model.decoder.weight, self.model.decoder.bias)
-        state = {name: tensor.expand(-1, samples, -1).contiguous() for name, tensor in state.items()}
+        logits_1V, states = read(ids_TB, [{} for _ in members])
+        states = [
+            {name: tensor.expand(-1, samples, -1).contiguous() for name, tensor in state.items()} for state in states
+        ]
         never = [] if vocabulary.unk_id is None else [vocabulary.unk_id]
         never_V = torch.zeros(len(vocabulary), dtype=torch.uint8)
         never_V[never] = 1
 
-        def several(logits_BV: Tensor, state: State, uniform_TB: Tensor) -> tuple[Tensor, Tensor, State]:
+        def several(logits_BV: Tensor, states: list[State], uniform_TB: Tensor) -> tuple[Tensor, Tensor, list[State]]:
+            state = states[0]
             tokens_TB, logits_BV, after = stack.generate(  # type: ignore[union-attr]
                 logits_BV,
                 [state[name] for name in ("h", "c") if name in state],
@@ -225,7 +243,7 @@ class TrainedLanguageModel:
                 top_p=top_p,
                 never_V=never_V,
             )
-            return tokens_TB, logits_BV, dict(zip(("h", "c"), after, strict=False))
+            return tokens_TB, logits_BV, [dict(zip(("h", "c"), after, strict=False))]
 
         sampler = Sampler(
             step,
@@ -240,7 +258,7 @@ class TrainedLanguageModel:
         def finished(row: int, ids: list[int]) -> bool:
             return bool(stop) and str(stop) in text(ids)
 
-        drawn = sampler.run(logits_V.expand(samples, -1), state, length, finished)
+        drawn = sampler.run(logits_1V.expand(samples, -1), states, length, finished)
         texts = map(text, drawn)
         return [text[: text.index(stop) + len(stop)] if stop and stop in text else text for text in texts]
 
@@ -293,6 +311,13 @@ class TrainedLanguageModel:
                 bare = word.strip(MARKS)  # "zebra" of "zebra," unless the comma is the matter
                 return bare if bare and "<unk>" not in word and any(unknown(bare)) else word
         return None
+
+
+def require_one_vocabulary(members: Sequence[TrainedLanguageModel]) -> None:
+    """Raise RegrnnError unless the members' distributions are over the same tokens, in the same order."""
+    for member in members[1:]:
+        if member.vocabulary.to_json() != members[0].vocabulary.to_json():
+            raise RegrnnError("the runs have different vocabularies; their predictions cannot be averaged")
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

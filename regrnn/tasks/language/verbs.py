@@ -2,6 +2,7 @@
 
 import codecs
 import sys
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +25,7 @@ def generate(
     seed: int | None = None,
     stop: str | None = None,
     storage: Literal["float32", "int8"] = "float32",
+    average: "Sequence[TrainedLanguageModel]" = (),
     json: bool = False,
 ) -> None:
     """Write text that goes on from a prompt.
@@ -48,6 +50,8 @@ def generate(
         End a text where this string ends, for example `.` or `\\n`.
     storage
         `int8` holds the weights in a quarter of the memory: faster, and a little less exact.
+    average
+        Further runs with the same vocabulary: each token is drawn from the average of their distributions.
     json
         Print one JSON list of strings: what follows the prompt.
     """
@@ -61,6 +65,7 @@ def generate(
         seed=seed,
         stop=stop.replace("\\n", "\n") if stop else None,
         storage=storage,
+        average=average,
     )
     if json:
         print(dumps(texts, ensure_ascii=False))

@@ -239,3 +239,97 @@ def test_training_is_the_papers(tiny_text: Path, tmp_path: Path, timing: str, ra
     assert 0 < clipped < 51
     assert len(losses) == 51 and losses[-1] < 0.8 * losses[0]
     assert recorder.losses == pytest.approx(losses, rel=1e-6)
+
+
+class PaperModel(nn.Module):
+    """The regularised LSTM as the paper's section 3 writes it, a step and a layer at a time, of torch.nn's parts.
+
+    D is a product with masks that are given, those of `h^0` to `h^L`, (T, B, n) each.
+    """
+
+    def __init__(self, model: LanguageModel, layers: int) -> None:
+        super().__init__()
+        types, size = model.encoder.weight.shape
+        self.words = nn.Embedding(types, size)
+        self.from_below = nn.ModuleList(nn.Linear(size, 4 * size) for _ in range(layers))
+        self.from_before = nn.ModuleList(nn.Linear(size, 4 * size) for _ in range(layers))
+        self.softmax = nn.Linear(size, types)
+        own = model.state_dict()
+        self.words.weight.data.copy_(own["encoder.weight"])
+        for layer in range(layers):
+            for part, name in ((self.from_below, "ih"), (self.from_before, "hh")):
+                part[layer].weight.data.copy_(own[f"rnn.weight_{name}_l{layer}"])
+                part[layer].bias.data.copy_(own[f"rnn.bias_{name}_l{layer}"])
+        self.softmax.weight.data.copy_(own["decoder.weight"])
+        self.softmax.bias.data.copy_(own["decoder.bias"])
+
+    def forward(
+        self, x_TB: Tensor, state: list[tuple[Tensor, Tensor]], masks: list[Tensor]
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        logits = []
+        for t, x_B in enumerate(x_TB):
+            h = self.words(x_B)
+            for layer, (h_before, c_before) in enumerate(state):
+                gates = self.from_below[layer](masks[layer][t] * h) + self.from_before[layer](h_before)
+                i, f, g, o = gates.chunk(4, dim=1)  # in torch's order
+                c = torch.sigmoid(f) * c_before + torch.sigmoid(i) * torch.tanh(g)
+                h = torch.sigmoid(o) * torch.tanh(c)
+                state = [*state[:layer], (h, c), *state[layer + 1 :]]
+            logits.append(self.softmax(masks[-1][t] * h))
+        return torch.stack(logits), state
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_training_with_dropout_is_the_papers(
+    tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """The same weights and the same masks give the same loss at each of 51 updates, to 1e-5."""
+    masks: list[Tensor] = []
+    draw = regrnn.nn.layers.draw_mask
+
+    def record(*arguments: Any) -> Tensor:
+        masks.append(draw(*arguments))
+        return masks[-1]
+
+    recipe = recipe_from_dict(
+        {
+            "task": "language",
+            "data": {"path": str(tiny_text), "batch_size": 6, "steps": 20},
+            "model": {"hidden_size": 16, "num_layers": 2, "init": 0.2, "dropout": 0.5},
+            "training": {"epochs": 3, "hold_epochs": 1, "decay": 2.0, "clip": 4.0},
+        },
+        "test",
+    )
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        task = LanguageTask.prepare(recipe.sections)
+        recorder = Recorder()
+        with monkeypatch.context() as patch:
+            patch.setattr(regrnn.nn.layers, "draw_mask", record)
+            Trainer(task, recipe, Run.open(tmp_path / "run", recipe, 7, task.fingerprint), 7, CPU, recorder).train()
+        torch.manual_seed(7)
+        oracle = PaperModel(task.build_model(), 2)
+        optimizer = torch.optim.SGD(oracle.parameters(), lr=1.0)
+        assert len(masks) == 3 * 51 and {float(value) for value in masks[0].unique()} == {0.0, 2.0}
+        losses = []
+        for rate in (1.0, 0.5, 0.25):
+            state = [(torch.zeros(6, 16), torch.zeros(6, 16)) for _ in range(2)]
+            total, predictions = 0.0, 0
+            for position in range(17):
+                x_TB, y_TB = task.batch(1, position, CPU)
+                logits, state = oracle(x_TB, state, [masks.pop(0) for _ in range(3)])
+                loss = F.cross_entropy(logits.flatten(0, 1), y_TB.flatten(), reduction="sum")
+                optimizer.zero_grad()
+                torch.autograd.backward(loss / 6)
+                nn.utils.clip_grad_norm_(oracle.parameters(), 4.0)
+                optimizer.param_groups[0]["lr"] = rate
+                optimizer.step()
+                state = [(h.detach(), c.detach()) for h, c in state]
+                total += loss.item()
+                predictions += y_TB.numel()
+                losses.append(total / predictions)
+    finally:
+        torch.set_default_dtype(default)
+    assert losses[-1] < 0.9 * losses[0]
+    assert recorder.losses == pytest.approx(losses, rel=1e-5)

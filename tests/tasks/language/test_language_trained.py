@@ -183,6 +183,31 @@ def test_temperature_0_takes_the_most_probable_token_each_time(drawn: Drawn, kin
     assert trained.generate("the dog", length=15, top_k=1) == texts[:1]
 
 
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_average_of_several_models_writes(drawn: Drawn, samples: int) -> None:
+    members = [drawn("word", seed=seed, hidden_size=size) for seed, size in ((1, 12), (2, 7), (3, 9))]
+    vocabulary = members[0].vocabulary
+    ids = [vocabulary.eos_id, *vocabulary.encode_prompt("the dog")]
+    alone = []
+    for _ in range(15):
+        with torch.no_grad():
+            logits = [member.model(torch.tensor(ids)[:, None])[0][-1, 0] for member in members]
+        p = torch.stack([row.softmax(0) for row in logits]).mean(0)
+        p[vocabulary.unk_id] = 0
+        ids.append(int(p.argmax()))
+        alone.append(int(logits[0].argmax()))
+    assert alone != ids[-15:]
+    texts = members[0].generate("the dog", length=15, samples=samples, temperature=0, average=members[1:])
+    assert ["the dog" + text for text in texts] == [vocabulary.decode(ids[1:])] * samples
+
+
+def test_models_of_different_vocabularies_do_not_write_together(drawn: Drawn) -> None:
+    with pytest.raises(RegrnnError, match="the runs have different vocabularies"):
+        drawn("word").generate(average=[drawn("separate")])
+    with pytest.raises(ValueError, match="storage int8 does not go with several models"):
+        drawn("word").generate(average=[drawn("word")], storage="int8")
+
+
 def test_first_token_is_drawn_from_the_conditional_distribution(drawn: Drawn) -> None:
     trained = drawn("word", init=1.0)
     vocabulary = trained.vocabulary

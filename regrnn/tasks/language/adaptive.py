@@ -1,0 +1,208 @@
+"""Evaluations that go beyond the trained model: gradient steps on the text, a cache of it, another temperature.
+
+Each sees of the text only what stands before the prediction. Their figures are not those of the static protocol and
+are labelled so. Of several models the distributions are averaged, each model with its own steps or cache.
+
+Shapes: T time, H hidden, N entries of the cache.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regrnn.nn.loss import token_log_probabilities
+from regrnn.tasks.language.evaluate import running_mean
+from regrnn.tasks.language.model import LanguageModel, State
+
+WINDOW = 250
+"""Steps read at once; what the figures are does not depend on it."""
+
+
+class Adaptive(Protocol):
+    """One way to evaluate, with its settings."""
+
+    @classmethod
+    def grid(cls) -> Sequence[Self]:
+        """The settings that are tried on the validation text."""
+
+    @property
+    def protocol(self) -> str:
+        """What is done, in words."""
+
+    def log_probabilities(self, models: Sequence[LanguageModel], ids: np.ndarray) -> Iterator[Tensor]:
+        """ln p of ids[1], ids[2], ... given all before, (T,) float64 at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temperature:
+    """The softmax of logits / temperature; above 1 it is less certain."""
+
+    temperature: float = 1.1
+
+    def __post_init__(self) -> None:
+        _require_above_zero(self, "temperature")
+
+    @classmethod
+    def grid(cls) -> list[Self]:
+        """From 0.8 to 1.4 in steps of 0.05."""
+        return [cls(temperature=hundredths / 100) for hundredths in range(80, 145, 5)]
+
+    @property
+    def protocol(self) -> str:
+        """In words."""
+        return f"softmax temperature {self.temperature:g}"
+
+    @torch.no_grad()
+    def log_probabilities(self, models: Sequence[LanguageModel], ids: np.ndarray) -> Iterator[Tensor]:
+        """ln p of each token but the first."""
+        softened = [(m.decoder.weight / self.temperature, m.decoder.bias / self.temperature) for m in models]
+        for h_KTH, y_T in _features(models, ids):
+            rows = [token_log_probabilities(h, *decoder, y_T) for h, decoder in zip(h_KTH, softened, strict=True)]
+            yield running_mean(torch.stack(rows).double())[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """The neural cache of Grave, Joulin and Usunier (2016).
+
+    p(w) = (1 - weight) p_model(w) + weight p_cache(w), where p_cache(w) is proportional to the sum of
+    exp(flatness h_t . h_i) over those of the last `size` steps i that w came after; h is the top layer's output.
+    The first token, before which the cache is empty, has the model's probability alone.
+    """
+
+    size: int = 2000
+    """Steps that the cache remembers."""
+    flatness: float = 0.3
+    """The paper's theta: 0 counts words; large values trust the most similar states alone."""
+    weight: float = 0.1
+    """The paper's lambda: the cache's part in the mixture."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size = {self.size} must be at least 1")
+        if not self.flatness >= 0:
+            raise ValueError(f"flatness = {self.flatness} must not be negative")
+        if not 0 < self.weight < 1:
+            raise ValueError(f"weight = {self.weight} must be above 0 and below 1")
+
+    @classmethod
+    def grid(cls) -> list[Self]:
+        """Flatness 0.1, 0.3, 1 by weight 0.05, 0.1, 0.2, at the default size."""
+        return [cls(flatness=f, weight=w) for f, w in itertools.product((0.1, 0.3, 1.0), (0.05, 0.1, 0.2))]
+
+    @property
+    def protocol(self) -> str:
+        """In words."""
+        return f"neural cache of {self.size:,} steps, flatness {self.flatness:g}, weight {self.weight:g}"
+
+    @torch.no_grad()
+    def log_probabilities(self, models: Sequence[LanguageModel], ids: np.ndarray) -> Iterator[Tensor]:
+        """ln p of each token but the first."""
+        kept: list[Tensor] | None = None
+        kept_y_N = torch.empty(0, dtype=torch.int64)
+        for h_KTH, y_T in _features(models, ids):
+            y_N = torch.cat((kept_y_N.to(y_T), y_T))
+            pasts = list(h_KTH) if kept is None else [torch.cat(p) for p in zip(kept, h_KTH, strict=True)]
+            # Column n is one step of the past; row t may look at the `size` of them before its own.
+            n_N = torch.arange(len(y_N), device=y_T.device)
+            own_T1 = n_N[len(y_N) - len(y_T) :, None]
+            hidden_TN = (n_N >= own_T1) | (n_N < own_T1 - self.size)
+            missed_TN = hidden_TN | (y_N != y_T[:, None])
+            rows = []
+            for model, h_TH, past_NH in zip(models, h_KTH, pasts, strict=True):
+                log_p_T = token_log_probabilities(h_TH, model.decoder.weight, model.decoder.bias, y_T).double()
+                scores_TN = self.flatness * (h_TH @ past_NH.T).double()
+                whole_T = scores_TN.masked_fill(hidden_TN, -math.inf).logsumexp(1)
+                cache_T = scores_TN.masked_fill(missed_TN, -math.inf).logsumexp(1) - whole_T
+                mixed_T = torch.logaddexp(log_p_T + math.log1p(-self.weight), cache_T + math.log(self.weight))
+                rows.append(torch.where(whole_T.isinf(), log_p_T, mixed_T))
+            yield running_mean(torch.stack(rows))[-1]
+            kept, kept_y_N = [past[-self.size :] for past in pasts], y_N[-self.size :]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dynamic:
+    """Dynamic evaluation (Mikolov et al. 2010; with the decay of Krause et al. 2017), by stochastic gradient descent.
+
+    The text is read `steps` tokens at a time. Once these have been scored, each weight w goes to
+    w + decay (w_trained - w) - learning_rate g, where g is the gradient of their summed -ln p, back-propagated within
+    these steps. The state is carried; masks are off.
+    """
+
+    learning_rate: float = 0.1
+    decay: float = 0.001
+    steps: int = 5
+
+    def __post_init__(self) -> None:
+        _require_above_zero(self, "learning_rate")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay = {self.decay} must be from 0 to 1")
+        if self.steps < 1:
+            raise ValueError(f"steps = {self.steps} must be at least 1")
+
+    @classmethod
+    def grid(cls) -> list[Self]:
+        """Learning rate 0.03, 0.1, 0.2 by decay 0, 0.001, 0.01, at the default steps."""
+        pairs = itertools.product((0.03, 0.1, 0.2), (0.0, 0.001, 0.01))
+        return [cls(learning_rate=rate, decay=decay) for rate, decay in pairs]
+
+    @property
+    def protocol(self) -> str:
+        """In words."""
+        return (
+            f"dynamic evaluation, a gradient step every {self.steps} tokens, learning rate {self.learning_rate:g}, "
+            f"decay {self.decay:g}"
+        )
+
+    def log_probabilities(self, models: Sequence[LanguageModel], ids: np.ndarray) -> Iterator[Tensor]:
+        """ln p of each token but the first. The models stay as they are: copies of them learn."""
+        students = [copy.deepcopy(model).requires_grad_(True) for model in models]
+        trained = [[parameter.detach().clone() for parameter in model.parameters()] for model in models]
+        states: list[State] = [{} for _ in models]
+        for x_T, y_T in _windows(ids, self.steps, next(models[0].parameters()).device):
+            rows = []
+            for index, student in enumerate(students):
+                with torch.enable_grad():
+                    h_TBH, state = student.features(x_T[:, None], states[index])
+                    log_p_T = student.decoder(h_TBH[:, 0]).log_softmax(-1).gather(1, y_T[:, None])[:, 0]
+                    gradients = torch.autograd.grad(-log_p_T.sum(), list(student.parameters()))
+                states[index] = {name: tensor.detach() for name, tensor in state.items()}
+                rows.append(log_p_T.detach().double())
+                with torch.no_grad():
+                    for w, g, start in zip(student.parameters(), gradients, trained[index], strict=True):
+                        if self.decay:
+                            w.lerp_(start, self.decay)
+                        w.sub_(g, alpha=self.learning_rate)
+            yield running_mean(torch.stack(rows))[-1]
+
+
+ADAPTIVE: dict[str, type[Adaptive]] = {"dynamic": Dynamic, "cache": Cache, "temperature": Temperature}
+
+
+def _windows(ids: np.ndarray, steps: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets (T,), `steps` at a time."""
+    for start in range(0, len(ids) - 1, steps):
+        window = torch.from_numpy(ids[start : start + steps + 1].astype(np.int64)).to(device)
+        yield window[:-1], window[1:]
+
+
+def _features(models: Sequence[LanguageModel], ids: np.ndarray) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """h (T, H) of each model, and the targets (T,), a window at a time with the state carried."""
+    states: list[State] = [{} for _ in models]
+    for x_T, y_T in _windows(ids, WINDOW, next(models[0].parameters()).device):
+        found = [model.features(x_T[:, None], state) for model, state in zip(models, states, strict=True)]
+        states = [state for _, state in found]
+        yield [h_TBH[:, 0] for h_TBH, _ in found], y_T
+
+
+def _require_above_zero(config: object, name: str) -> None:
+    value = getattr(config, name)
+    if not value > 0:
+        raise ValueError(f"{name} = {value} must be above 0")
