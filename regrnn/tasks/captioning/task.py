@@ -144,13 +144,14 @@ class CaptioningTask:
     def evaluate_trained(cls, members: Sequence[TrainedCaptionModel], data: str, split: str) -> Evaluation:
         """All figures on a part of `data`; the members' distributions are averaged at each word."""
         first = members[0]
-        corpora: dict[DataConfig, Corpus] = {}
-        parts = []
-        for member in members:
+        for member in members[1:]:
             if member.vocabulary.to_json() != first.vocabulary.to_json():
                 raise RegrnnError("the runs have different vocabularies; their predictions cannot be averaged")
             if member.data.lowercase != first.data.lowercase:
                 raise RegrnnError("only some of the runs are lower-cased; their predictions cannot be averaged")
+        corpora: dict[DataConfig, Corpus] = {}
+        parts = []
+        for member in members:
             config = replace(member.data, path=data, min_frequency=1, batch_size=1)
             if config not in corpora:
                 corpora[config] = read_corpus(config, (split,))
