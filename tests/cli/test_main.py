@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from regrnn import __version__
 from regrnn.cli import main, verbs
 from regrnn.cli.main import COMMANDS, build_app, run
 from regrnn.errors import Interrupted, RegrnnError
+from regrnn.tasks.protocol import task_names
 
-VERBS = ["generate", "score"]
+VERBS = [verb.__name__ for task in task_names() for verb in import_module(f"regrnn.tasks.{task}.verbs").VERBS]
 
 
 def python(code: str, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
