@@ -32,17 +32,17 @@ def evaluate(
     result: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Score every word of a text by one protocol, and say over how many predictions.
+    """Take the figures of a part of the data by one protocol, and say over how many predictions.
 
     Parameters
     ----------
     run
         A run directory.
     more
-        Further runs with the same vocabulary: the probabilities of all are averaged, per prediction, and there is a
+        Further runs of the same task and vocabulary: the probabilities of all are averaged, per prediction, and there is a
         row for 1, 2, ... of them. Also settings of the evaluation, `--dynamic.learning-rate 0.1`.
     data
-        A text file, a folder with train, valid and test, or the name of a data set; the run's own unless given.
+        The data, as `regrnn train` takes them for this task; the run's own unless given.
     split
         Which part of it.
     evaluation

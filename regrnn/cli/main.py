@@ -19,7 +19,7 @@ from regrnn.errors import Interrupted, RegrnnError
 COMMANDS = {
     "demo": "See the paper's effect on English text that every Python carries.",
     "train": "Train a model, or go on with a run that was stopped.",
-    "evaluate": "Score every word of a text with one run, or with the average of several.",
+    "evaluate": "Take the figures of a part of the data with one run, or with the average of several.",
     "reproduce": "Print a table of the paper beside what was measured here.",
     "recipes": "List the recipes, or show one whole.",
     "fetch": "Download a data set, checked against its checksums.",
