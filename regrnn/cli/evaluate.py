@@ -39,8 +39,8 @@ def evaluate(
     run
         A run directory.
     more
-        Further runs of the same task and vocabulary: the probabilities of all are averaged, per prediction, and there is a
-        row for 1, 2, ... of them. Also settings of the evaluation, `--dynamic.learning-rate 0.1`.
+        Further runs of the same task and vocabulary: the probabilities of all are averaged, per prediction, and there
+        is a row for 1, 2, ... of them. Also settings of the evaluation, `--dynamic.learning-rate 0.1`.
     data
         The data, as `regrnn train` takes them for this task; the run's own unless given.
     split
