@@ -25,7 +25,7 @@ sanitize: .venv/dev
 	  $(BIN)/python -m pip install --quiet --no-deps --target $(SANITIZED) .
 	for kernel in baseline avx2; do \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED) REGRNN_KERNEL=$$kernel \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=$(SANITIZED) REGRNN_KERNEL=$$kernel \
 	  $(BIN)/pytest tests/kernels || exit 1; \
 	done
 

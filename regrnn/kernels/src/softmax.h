@@ -126,7 +126,7 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
       const Part part(GROUPS, id, n);
       for (long g = part.begin; g < part.end; g++) {
         const Group group(panels, g);
-        std::memset(mine, 0, N * VL * sizeof(float));
+        std::fill(mine, mine + N * VL, 0.f);
         if (group.begin < group.end)
           logits(0, 1, group.begin * NR, std::min(V, group.end * NR) - group.begin * NR,
                  IntoExponentials{bias, V, N, group.begin, m, targets, e, mine, losses});
