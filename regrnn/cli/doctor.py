@@ -21,6 +21,7 @@ def doctor(*, json: bool = False) -> None:
     from regrnn.data.locate import cache_root, data_root
     from regrnn.errors import RegrnnError
     from regrnn.kernels.core import choose
+    from regrnn.optional import EXTRAS
     from regrnn.training.result import commit, processor
 
     try:
@@ -31,7 +32,6 @@ def doctor(*, json: bool = False) -> None:
             core = f"{choice.reason} (set REGRNN_KERNEL to change)"
     except RegrnnError as error:
         core = f"error: {error}"
-    extras = {"fetch": "pooch", "tensorboard": "tensorboard"}
     facts = {
         "regrnn": __version__ + (f" ({found})" if (found := commit()) else ""),
         "python": platform.python_version(),
@@ -43,8 +43,10 @@ def doctor(*, json: bool = False) -> None:
         "data": f"{data_root()} (set REGRNN_DATA to change)",
         "cache": f"{cache_root()} (set REGRNN_CACHE to change)",
         "extras": {
-            name: "installed" if importlib.util.find_spec(module) else f"missing: pip install 'regrnn[{name}]'"
-            for name, module in extras.items()
+            name: "installed"
+            if all(importlib.util.find_spec(module) for module in modules)
+            else f"missing: pip install 'regrnn[{name}]'"
+            for name, modules in EXTRAS.items()
         },
     }
     if json:

@@ -50,8 +50,8 @@ def train(
     settings
         Any setting of the recipe: `--section.key VALUE`, for example `--model.hidden-size 300`.
     data
-        A text file or a folder with train, valid and test (language), recordings with alignments (speech), pictures
-        with their captions (captioning), or the name of a data set.
+        A text file or a folder with train, valid and test (language), recordings with alignments (speech), two
+        aligned texts for each part (translation), pictures with their captions (captioning), or the name of a data set.
     out
         The run directory; `runs/RECIPE-SEED` unless given. With `--members` the folder of `member-SEED`, one for each.
     seed

@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,11 @@ class Buckets:
         ValueError: no sequence, an empty one, or a batch size below 1.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int) -> None:
+    def __init__(self, lengths: Sequence[int] | NDArray[np.integer[Any]], batch_size: int) -> None:
         _check(lengths, batch_size)
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
-        self._epoch: tuple[int, list[list[int]]] | None = None
+        self._epoch: tuple[int, list[NDArray[np.int64]]] | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -46,9 +47,9 @@ class Buckets:
             draw = np.random.default_rng([1, epoch])
             order = np.argsort(self.lengths * draw.uniform(0.95, 1.05, len(self.lengths)), kind="stable")
             cuts = range(0, len(order), self.batch_size)
-            batches = [[int(index) for index in order[start : start + self.batch_size]] for start in cuts]
+            batches = [order[start : start + self.batch_size] for start in cuts]
             self._epoch = (epoch, [batches[index] for index in draw.permutation(len(batches))])
-        return self._epoch[1][position]
+        return [int(index) for index in self._epoch[1][position]]
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,21 @@ def pad(sequences: Sequence[NDArray[np.generic]], length: int | None = None, fil
     return padded
 
 
-def _check(lengths: Sequence[int], batch_size: int) -> None:
-    if len(lengths) == 0 or min(lengths) < 1:
+def teacher_forced(
+    sentences: Sequence[Sequence[int]], end: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Sentences that end in `end`, side by side: inputs and targets (T, B), and where there is a target.
+
+    Each reads `end` first, then its own tokens.
+    """
+    y_TB = pad([np.array(sentence, np.int64) for sentence in sentences], fill=end).astype(np.int64)
+    x_TB = np.concatenate((np.full_like(y_TB[:1], end), y_TB[:-1]))
+    lengths_B = np.array([len(sentence) for sentence in sentences])
+    return x_TB, y_TB, np.arange(len(y_TB))[:, None] < lengths_B
+
+
+def _check(lengths: Sequence[int] | NDArray[np.integer[Any]], batch_size: int) -> None:
+    if len(lengths) == 0 or np.min(lengths) < 1:
         raise ValueError("there must be a sequence, and none may be empty")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")

@@ -86,7 +86,7 @@ def encode_corpus(sources: Mapping[str, TextSource], vocabulary: Vocabulary, cac
     """
     # One for each file, though three splits may share it.
     digests = {path: fingerprint(path) for path in {source.path for source in sources.values()}}
-    identity = {split: [digests[source.path], source.start, source.end] for split, source in sorted(sources.items())}
+    identity = {split: [digests[source.path], *source.part] for split, source in sorted(sources.items())}
     dtype: np.dtype[Any] = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
     described = json.dumps([_FORMAT, identity, vocabulary.to_json()], sort_keys=True)
     folder = cache_dir / hashlib.sha256(described.encode()).hexdigest()

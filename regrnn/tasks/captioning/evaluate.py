@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from regrnn.data.buckets import teacher_forced
 from regrnn.data.vocabulary import WordVocabulary
 from regrnn.nn.loss import token_log_probabilities
 from regrnn.search.beam import Hypothesis, averaged, beam_search
@@ -55,18 +56,6 @@ def training_part(images: Sequence[Described]) -> list[Described]:
     return [images[index] for index in np.linspace(0, len(images) - 1, count).astype(int)]
 
 
-def arrange(captions: Sequence[Sequence[int]], eos: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Captions that end in `<eos>` side by side: inputs and targets (T, B), and where there is a target."""
-    longest = max(len(ids) for ids in captions)
-    x_TB = torch.full((longest, len(captions)), eos)
-    y_TB = torch.full((longest, len(captions)), eos)
-    for row, ids in enumerate(captions):
-        y_TB[: len(ids), row] = torch.tensor(ids)
-        x_TB[1 : len(ids), row] = y_TB[: len(ids) - 1, row]
-    lengths_B = torch.tensor([len(ids) for ids in captions])
-    return x_TB, y_TB, torch.arange(longest)[:, None] < lengths_B
-
-
 @torch.no_grad()
 def log_probabilities(
     members: Sequence[Member], images: Sequence[int], captions: Sequence[Sequence[int]], eos: int
@@ -79,7 +68,8 @@ def log_probabilities(
     order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
     for start in range(0, len(order), AT_ONCE):
         part = order[start : start + AT_ONCE]
-        x_TB, y_TB, there_TB = arrange([captions[index] for index in part], eos)
+        arrays = teacher_forced([captions[index] for index in part], eos)
+        x_TB, y_TB, there_TB = (torch.from_numpy(array) for array in arrays)
         rows = []
         for model, vectors in members:
             device = model.decoder.weight.device

@@ -6,7 +6,6 @@ floating-point greyscale too (white is 1, or 255 where a value is above 1); a ph
 an animation the first frame is taken. A picture of any size is accepted, a single pixel too: it is a plain colour.
 """
 
-import importlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,7 @@ from typing import Any
 import numpy as np
 
 from regrnn.errors import RegrnnError
-
-
-def need(module: str, package: str) -> Any:
-    """An optional package; RegrnnError names the extra when it is missing."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise RegrnnError(f"captions need {package}: pip install 'regrnn[captioning]'") from None
+from regrnn.optional import need
 
 
 def open_image(path: Path) -> Any:
@@ -29,8 +21,8 @@ def open_image(path: Path) -> Any:
 
     Raises RegrnnError for a file that is missing, is no picture, is cut short, or claims an absurd size.
     """
-    pil = need("PIL.Image", "pillow")
-    ops = need("PIL.ImageOps", "pillow")
+    pil = need("PIL.Image", "pillow", "captioning")
+    ops = need("PIL.ImageOps", "pillow", "captioning")
     if not path.is_file():
         raise RegrnnError(f"{path}: no such file")
     try:
@@ -48,7 +40,7 @@ def open_image(path: Path) -> Any:
 
 def to_rgb(image: Any) -> Any:
     """A PIL image of any mode as RGB."""
-    pil = need("PIL.Image", "pillow")
+    pil = need("PIL.Image", "pillow", "captioning")
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode[:1] in ("I", "F"):  # Pillow would clip them

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regrnn.data.buckets import Buckets
+from regrnn.data.buckets import Buckets, teacher_forced
 from regrnn.data.vocabulary import WordVocabulary, from_json
 from regrnn.errors import RegrnnError
 from regrnn.nn.loss import softmax_cross_entropy
 from regrnn.nn.regularization import as_regularization
 from regrnn.tasks.captioning.data import Corpus, DataConfig, build_vocabulary, read_corpus
-from regrnn.tasks.captioning.evaluate import DecodingConfig, arrange, evaluate, training_part
+from regrnn.tasks.captioning.evaluate import DecodingConfig, evaluate, training_part
 from regrnn.tasks.captioning.model import CaptionModel, ModelConfig, State
 from regrnn.tasks.captioning.trained import TrainedCaptionModel
 from regrnn.tasks.protocol import Evaluation, Figure, Loss
@@ -94,8 +94,8 @@ class CaptioningTask:
         """Captions of similar length; the order is that of the epoch, whatever the seed of the weights."""
         chosen = [self.examples[index] for index in self.buckets.batch(epoch, position)]
         v_BF = torch.from_numpy(np.stack([image.vector for image, _ in chosen]))
-        x_TB, y_TB, there_TB = arrange([ids for _, ids in chosen], self.vocabulary.eos_id)
-        return Batch(v_BF.to(device), x_TB.to(device), y_TB.to(device), there_TB.to(device))
+        arrays = teacher_forced([ids for _, ids in chosen], self.vocabulary.eos_id)
+        return Batch(v_BF.to(device), *(torch.from_numpy(array).to(device) for array in arrays))
 
     def loss(self, model: CaptionModel, batch: Batch, state: State) -> Loss:
         """Cross-entropy, averaged over the words and ends of the batch; padding takes no part."""

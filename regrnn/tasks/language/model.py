@@ -11,11 +11,9 @@ from torch.nn import functional as F
 
 from regrnn.nn import GRU, LSTM, RNN, Regularization
 from regrnn.nn.regularization import SharedMask, as_regularization
+from regrnn.tasks.checks import check_sizes, check_tied
 
 State = dict[str, Tensor]
-
-LARGEST = 1_000_000
-"""Of a size: anything above is a slip of the finger."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +33,11 @@ class ModelConfig:
     """All parameters start uniform in +- this."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_layers", "embedding_size"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= LARGEST:
-                raise ValueError(f"{name} = {value} must be from 1 to {LARGEST:,}")
+        names = ("hidden_size", "num_layers", "embedding_size")
+        check_sizes({name: getattr(self, name) for name in names})
         if self.init <= 0:
             raise ValueError(f"init = {self.init} must be above 0")
-        if self.tied and self.embedding_size not in (None, self.hidden_size):
-            raise ValueError(
-                f"tied = true needs embedding_size = hidden_size, and they are {self.embedding_size} and "
-                f"{self.hidden_size}; leave embedding_size out"
-            )
+        check_tied(self.tied, self.embedding_size, self.hidden_size)
         as_regularization(self.dropout)  # refuses a rate outside [0, 1)
 
 

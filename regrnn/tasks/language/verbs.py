@@ -1,7 +1,5 @@
 """What can be done with a trained language model from the command line; imports nothing heavy until it runs."""
 
-import codecs
-import sys
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
@@ -101,7 +99,9 @@ def score(
     json
         Print a JSON object for each line, with its tokens and its words.
     """
-    lines = _read_lines(file)
+    from regrnn.data.text import read_lines
+
+    lines = read_lines(file)
     if not lines:
         raise RegrnnError(f"{_name(file)}: empty, so there is nothing to score; give it a line of text")
     scored = trained.score(lines, carry=carry)
@@ -122,29 +122,6 @@ def score(
                 f"{number}\t{position}\t{_cell(item.text)}\t{item.unknown:d}\t"
                 f"{item.log_probability:.6f}\t{item.surprisal:.6f}"
             )
-
-
-def _read_lines(file: Path) -> list[str]:
-    """The lines of a text file, or of standard input where `file` is `-`. Raises RegrnnError for what is no text."""
-    from regrnn.data.text import TextSource
-
-    if str(file) != "-":
-        if file.is_file():
-            return list(TextSource(file, 0, file.stat().st_size))
-        reason = "not a regular file; give a text file, or - for standard input" if file.exists() else "no such file"
-        raise RegrnnError(f"{file}: {reason}")
-    # As bytes: what `sys.stdin` makes of what is not UTF-8 depends on the locale.
-    raw = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
-    try:
-        text, fault = raw.decode("utf-8"), raw.find(b"\0")
-    except UnicodeDecodeError as error:
-        text, fault = "", error.start
-    if fault >= 0:
-        line = raw.count(b"\n", 0, fault) + 1
-        raise RegrnnError(
-            f"{_name(file)}: line {line}, byte {fault}: not UTF-8 text; convert it, for example with iconv"
-        )
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def _name(file: Path) -> str:

@@ -10,12 +10,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regrnn.errors import RegrnnError
+from regrnn.optional import need
 
 Array = NDArray[np.float32]
 
@@ -93,22 +94,12 @@ class Heard:
         return self.full_scale > CLIPPED * self.samples
 
 
-def need(module: str, package: str, extra: str = "speech") -> Any:
-    """An optional package; RegrnnError names the extra when it is missing."""
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except (ImportError, OSError):  # the latter of a package without its library
-        raise RegrnnError(f"speech needs {package}: pip install 'regrnn[{extra}]'") from None
-
-
 def read_blocks(path: Path, heard: Heard) -> Iterator[Array]:
     """The samples of a file in [-1, 1], the mean of its channels, a block at a time.
 
     Raises RegrnnError for a file that is no audio, has no samples, or has samples that are not finite numbers.
     """
-    soundfile = need("soundfile", "soundfile")
+    soundfile = need("soundfile", "soundfile", "speech")
     if not path.is_file():
         raise RegrnnError(f"{path}: no such file")
     try:
@@ -128,7 +119,7 @@ def read_blocks(path: Path, heard: Heard) -> Iterator[Array]:
 
 def probe(path: Path) -> tuple[int, float]:
     """The sample rate and the duration in seconds of a file. Raises RegrnnError as `read_blocks`."""
-    soundfile = need("soundfile", "soundfile")
+    soundfile = need("soundfile", "soundfile", "speech")
     if not path.is_file():
         raise RegrnnError(f"{path}: no such file")
     try:
@@ -209,7 +200,7 @@ def frames(path: Path, config: FeatureConfig, heard: Heard) -> Iterator[Array]:
 
     A recording too short for a single frame gives none.
     """
-    fbank = need("kaldi_native_fbank", "kaldi-native-fbank")
+    fbank = need("kaldi_native_fbank", "kaldi-native-fbank", "speech")
     options = fbank.FbankOptions() if config.kind == "log-mel" else fbank.MfccOptions()
     options.frame_opts.dither = 0.0
     options.frame_opts.samp_freq = config.sample_rate

@@ -24,8 +24,9 @@ from regrnn.data.array_cache import ArrayCache
 from regrnn.data.locate import cache_root, locate_data
 from regrnn.data.text import fingerprint as file_sum
 from regrnn.errors import RegrnnError
+from regrnn.optional import need
 from regrnn.tasks.speech.alignments import SUFFIXES, Segment, check_segments, read_alignment
-from regrnn.tasks.speech.audio import Array, FeatureConfig, Heard, frames, need, probe
+from regrnn.tasks.speech.audio import Array, FeatureConfig, Heard, frames, probe
 
 IGNORED = -1
 """The label of a frame that is not predicted."""
@@ -538,7 +539,7 @@ def _resolve(root: Path, place: str) -> str:
 
 def _read_ark(place: str) -> NDArray[Any]:
     """The binary matrix or vector at `FILE:OFFSET`. kaldiio would also run pickles, so anything else is refused."""
-    kaldiio = need("kaldiio", "kaldiio", extra="kaldi")
+    kaldiio = need("kaldiio", "kaldiio", "kaldi")
     match = re.fullmatch(r"(.*?)(?::(\d+))?", place)
     path, offset = (match[1], int(match[2] or 0)) if match else (place, 0)
     try:

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from regrnn.optional import need
 from regrnn.tasks.speech.alignments import Segment
-from regrnn.tasks.speech.audio import Array, FeatureConfig, need
+from regrnn.tasks.speech.audio import Array, FeatureConfig
 
 Path = NDArray[np.int64]
 
@@ -193,5 +194,5 @@ def to_segments(
 
 def phone_error_rate(references: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
     """Substitutions, insertions and deletions in percent of the reference's phones, over all utterances together."""
-    jiwer = need("jiwer", "jiwer")
+    jiwer = need("jiwer", "jiwer", "speech")
     return 100.0 * float(jiwer.wer([" ".join(row) for row in references], [" ".join(row) for row in found]))

@@ -12,11 +12,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from regrnn.nn import LSTM, Regularization
 from regrnn.nn.regularization import as_regularization
+from regrnn.tasks.checks import check_sizes
 from regrnn.tasks.speech.audio import Array
 
 State = dict[str, Tensor]
-
-LARGEST = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +38,7 @@ class ModelConfig:
     """A rate: the paper's D at all L + 1 sites. A table: the fields of `regrnn.Regularization`."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_layers", "subsample", "states"):
-            if not 1 <= getattr(self, name) <= LARGEST:
-                raise ValueError(f"{name} = {getattr(self, name)} must be from 1 to {LARGEST:,}")
+        check_sizes({name: getattr(self, name) for name in ("hidden_size", "num_layers", "subsample", "states")})
         for name in ("context", "delay"):
             if not 0 <= getattr(self, name) <= 1000:
                 raise ValueError(f"{name} = {getattr(self, name)} must be from 0 to 1,000")

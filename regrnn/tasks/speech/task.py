@@ -17,8 +17,9 @@ from regrnn.data.buckets import Buckets, Streams, pad
 from regrnn.errors import RegrnnError
 from regrnn.nn.loss import softmax_cross_entropy
 from regrnn.nn.regularization import as_regularization
+from regrnn.optional import need
 from regrnn.tasks.protocol import Evaluation, Figure, Loss
-from regrnn.tasks.speech.audio import Array, need
+from regrnn.tasks.speech.audio import Array
 from regrnn.tasks.speech.data import (
     IGNORED,
     SPLITS,
@@ -90,7 +91,7 @@ class SpeechTask:
     def prepare(cls, sections: Mapping[str, Any]) -> Self:
         """Read the corpus that `[data]` names."""
         data: DataConfig = sections["data"]
-        need("jiwer", "jiwer")  # now, so that it is not missed after an epoch
+        need("jiwer", "jiwer", "speech")  # now, so that it is not missed after an epoch
         corpus = read_corpus(data)
         return cls(corpus, data, sections["model"], sections["decoding"], recordings=not is_kaldi(data.path))
 

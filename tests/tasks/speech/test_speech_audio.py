@@ -12,8 +12,9 @@ import soundfile
 from tones import sound, utterance
 
 from regrnn.errors import RegrnnError
+from regrnn.optional import need
 from regrnn.tasks.speech import audio
-from regrnn.tasks.speech.audio import FeatureConfig, Heard, Resampler, frames, need, probe, read_blocks
+from regrnn.tasks.speech.audio import FeatureConfig, Heard, Resampler, frames, probe, read_blocks
 
 SAMPLES = sound(utterance(1))
 
@@ -233,11 +234,11 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for module in ("soundfile", "kaldi_native_fbank"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
-            with pytest.raises(RegrnnError, match=r"^speech needs [a-z-]+: pip install 'regrnn\[speech\]'$"):
+            with pytest.raises(RegrnnError, match=r"^this needs [a-z-]+: pip install 'regrnn\[speech\]'$"):
                 features(tmp_path / "a.wav", FeatureConfig())
     monkeypatch.setitem(sys.modules, "kaldiio", None)
-    with pytest.raises(RegrnnError, match=r"^speech needs kaldiio: pip install 'regrnn\[kaldi\]'$"):
-        need("kaldiio", "kaldiio", extra="kaldi")
+    with pytest.raises(RegrnnError, match=r"^this needs kaldiio: pip install 'regrnn\[kaldi\]'$"):
+        need("kaldiio", "kaldiio", "kaldi")
 
 
 @pytest.mark.skipif(

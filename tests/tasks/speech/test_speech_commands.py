@@ -347,7 +347,7 @@ def test_a_missing_extra_is_known_before_training(
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
             message = refused(capsys, *command(tones, tmp_path / "run"))
-            assert message == f"speech needs {module.replace('_', '-')}: pip install 'regrnn[speech]'"
+            assert message == f"this needs {module.replace('_', '-')}: pip install 'regrnn[speech]'"
     assert not (tmp_path / "run").exists()
     for module in ("jiwer", "soundfile", "kaldi_native_fbank", "kaldiio"):
         monkeypatch.setitem(sys.modules, module, None)

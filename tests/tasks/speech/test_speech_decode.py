@@ -174,5 +174,5 @@ def test_the_phone_error_rate_by_hand() -> None:
 
 def test_without_jiwer_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jiwer", None)
-    with pytest.raises(RegrnnError, match=r"^speech needs jiwer: pip install 'regrnn\[speech\]'$"):
+    with pytest.raises(RegrnnError, match=r"^this needs jiwer: pip install 'regrnn\[speech\]'$"):
         phone_error_rate([["a"]], [["a"]])

@@ -119,7 +119,7 @@ def test_dropout_strikes_every_connection_but_the_recurrent_ones(bidirectional: 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hidden_size": 0}, "hidden_size = 0 must be from 1 to 100,000"),
+        ({"hidden_size": 0}, "hidden_size = 0 must be from 1 to 1,000,000"),
         ({"context": -1}, "context = -1 must be from 0 to 1,000"),
         ({"states": 0}, "states = 0"),
         ({"bidirectional": True, "delay": 2}, "delay = 2 is for forward models"),

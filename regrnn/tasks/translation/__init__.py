@@ -1,0 +1,1 @@
+"""Translation: one LSTM reads the source and writes the target (the paper's third system)."""
