@@ -17,6 +17,7 @@ from benchmarks.roofline import roofline
 from benchmarks.sizes import SIZES
 from benchmarks.step import growth, step
 from benchmarks.tables import lines
+from benchmarks.translation import translation
 from regrnn.errors import RegrnnError
 
 PARTS: dict[str, Callable[[Options], Iterator[Entry]]] = {
@@ -24,6 +25,7 @@ PARTS: dict[str, Callable[[Options], Iterator[Entry]]] = {
     "step": step,
     "layer": layer,
     "inference": inference,
+    "translation": translation,
     "memory": memory,
     "members": members,
     "process": process,

@@ -173,6 +173,18 @@ def inference(entries: Sequence[Entry]) -> Iterator[str]:
     yield from _table(["", "", "weights", "words/s, idiom / regrnn", "ratio", "the idiom's setting"], rows)
 
 
+def translation(entries: Sequence[Entry]) -> Iterator[str]:
+    rows = [
+        [
+            f"{entry['settings']['layers']} x {entry['settings']['hidden']}, beam {figure['beam']}",
+            f"{number(figure['idiom']['median'])} / {number(figure['ours']['median'])}",
+            _ratio(figure),
+        ]
+        for entry, figure in _figures(entries)
+    ]
+    yield from _table(["", "sentences/s, idiom / regrnn", "ratio"], rows)
+
+
 def memory(entries: Sequence[Entry]) -> Iterator[str]:
     rows = [
         [
@@ -266,6 +278,7 @@ TABLES: dict[str, Callable[[Sequence[Entry]], Iterator[str]]] = {
     "step": step,
     "layer": layer,
     "inference": inference,
+    "translation": translation,
     "memory": memory,
     "members": members,
     "process": process,

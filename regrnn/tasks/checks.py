@@ -1,6 +1,7 @@
-"""What the models of several tasks ask of their settings."""
+"""What several tasks ask of their settings, and make of them."""
 
 from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 
 LARGEST = 1_000_000
 """Of a size: anything above is a slip of the finger."""
@@ -20,3 +21,40 @@ def check_tied(tied: bool, embedding_size: int | None, hidden_size: int) -> None
             f"tied = true needs embedding_size = hidden_size, and they are {embedding_size} and {hidden_size}; "
             "leave embedding_size out"
         )
+
+
+class Tokens(Protocol):
+    """The settings of a vocabulary, as a task's `[data]` has them."""
+
+    @property
+    def vocabulary(self) -> Literal["word", "character", "bpe"]: ...
+    @property
+    def min_frequency(self) -> int: ...
+    @property
+    def max_size(self) -> int | None: ...
+    @property
+    def punctuation(self) -> Literal["attached", "separate"]: ...
+    @property
+    def lowercase(self) -> bool: ...
+
+
+_SMALLEST = {"word": 4, "character": 1, "bpe": 258}  # <unk>, <eos> and two words; 256 bytes, <eos> and one merge
+
+
+def check_tokens(config: Tokens) -> None:
+    """Raises ValueError for settings that do not go together."""
+    smallest = _SMALLEST[config.vocabulary]
+    if config.max_size is not None and config.max_size < smallest:
+        raise ValueError(f"max_size = {config.max_size} must be at least {smallest} for {config.vocabulary} tokens")
+    if config.lowercase and config.vocabulary != "word":
+        raise ValueError(f'lowercase works with vocabulary = "word" alone, not with "{config.vocabulary}"')
+
+
+def vocabulary_options(config: Tokens) -> dict[str, Any]:
+    """Those settings that `regrnn.data.vocabulary.build_vocabulary` takes for the kind."""
+    if config.vocabulary == "bpe":
+        return {} if config.max_size is None else {"size": config.max_size}
+    options: dict[str, Any] = {"min_frequency": config.min_frequency}
+    if config.vocabulary == "word":
+        options |= {"max_size": config.max_size, "punctuation": config.punctuation, "lowercase": config.lowercase}
+    return options

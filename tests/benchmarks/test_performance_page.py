@@ -42,6 +42,7 @@ def all_parts() -> list[Entry]:
             "inference", "small", {"name": "x", "verb": "score", "batch": 1, "storage": "float32", **speed},
             idiom_score_1="windows of 35",
         ),
+        entry("translation", "plain", {"name": "beam 12", "beam": 12, **speed}),
         entry("memory", "medium", {"name": "step"}),
         entry("members", "small", {"name": "step"}, members=2),
         entry("process", "small", {"name": "step", "idiom": None, "ratio": None} | dict.fromkeys(percents, RANGE)),

@@ -16,6 +16,7 @@ from benchmarks.sizes import SIZES, TOYS, Size
 from benchmarks.step import corpus_of, growth
 from benchmarks.text import write_corpus
 from benchmarks.timing import interleaved, rates, spread
+from benchmarks.translation import Idiom, drawn, one_by_one, sentences
 from regrnn.errors import RegrnnError
 from regrnn.training.recipe import read_recipe, recipe_from_dict
 
@@ -27,7 +28,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the parts that need no other process measure, one size of each, saved by two runs."""
     path = tmp_path_factory.mktemp("results") / "performance.json"
     assert main(["roofline", "step", "--sizes", "medium", "--out", str(path), *QUICK]) == 0
-    assert main(["layer", "inference", "--sizes", "small", "--out", str(path), *QUICK]) == 0
+    assert main(["layer", "inference", "translation", "--sizes", "small", "--out", str(path), *QUICK]) == 0
     return path
 
 
@@ -42,6 +43,7 @@ def test_every_entry_says_how_it_was_measured(results: Path) -> None:
         ("step", "medium"),
         ("layer", "small"),
         ("inference", "small"),
+        ("translation", "plain"),
     ]
     for entry in entries:
         assert entry["command"].startswith(f"python -m benchmarks {entry['part']} --threads 1")
@@ -82,6 +84,20 @@ def test_inference_measures_each_verb_and_batch(results: Path) -> None:
         ("generate", 1),
         ("generate", 64),
     }
+
+
+def test_translation_finds_what_the_idiom_finds() -> None:
+    torch.manual_seed(3)
+    settings = {"hidden": 12, "layers": 2, "vocabulary": 9}
+    trained = drawn(settings)
+    for parameter in trained.model.parameters():
+        parameter.data *= 8  # so that hypotheses differ, and some of them end
+    lines = sentences(9, 12, 1, 6)
+    idiom = Idiom(trained.model)
+    for beam in (1, 3):
+        expected = one_by_one(idiom, trained, lines, beam)
+        assert [found[0].text for found in trained.translate(lines, beam=beam)] == expected
+        assert len(set(expected)) > 3 and len({len(text.split()) for text in expected}) > 2
 
 
 def test_growth_changes_one_factor_at_a_time(tmp_path: Path) -> None:

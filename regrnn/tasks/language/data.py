@@ -12,9 +12,7 @@ from regrnn.data.stream import TokenStream, encode_corpus
 from regrnn.data.text import TextSource, describe, find_text, fingerprint
 from regrnn.data.vocabulary import Vocabulary, build_vocabulary
 from regrnn.errors import RegrnnError
-
-SMALLEST = {"word": 4, "bpe": 258}
-"""The least `max_size`: `<unk>`, `<eos>` and two words; 256 bytes, `<eos>` and one merge."""
+from regrnn.tasks.checks import check_tokens, vocabulary_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +41,7 @@ class DataConfig:
         for name in ("min_frequency", "batch_size", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
-        smallest = SMALLEST.get(self.vocabulary, 1)
-        if self.max_size is not None and self.max_size < smallest:
-            raise ValueError(f"max_size = {self.max_size} must be at least {smallest} for {self.vocabulary} tokens")
-        if self.lowercase and self.vocabulary != "word":
-            raise ValueError(f'lowercase works with vocabulary = "word" alone, not with "{self.vocabulary}"')
+        check_tokens(self)
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def read_corpus(config: DataConfig) -> Corpus:
     sources = find_sources(config.path)
     train = sources["train"]
     try:
-        vocabulary = build_vocabulary(config.vocabulary, train, **_options(config))
+        vocabulary = build_vocabulary(config.vocabulary, train, **vocabulary_options(config))
     except RegrnnError as error:
         message = str(error)  # a fault of the text itself has its place in it already
         raise RegrnnError(message if message.startswith(str(train.path)) else f"{train.path}: {message}") from None
@@ -123,13 +117,3 @@ def _docs_corpus() -> Path:
             "another folder"
         ) from None
     return folder
-
-
-def _options(config: DataConfig) -> dict[str, object]:
-    """The settings that the kind of vocabulary has."""
-    if config.vocabulary == "bpe":
-        return {} if config.max_size is None else {"size": config.max_size}
-    options: dict[str, object] = {"min_frequency": config.min_frequency}
-    if config.vocabulary == "word":
-        options |= {"max_size": config.max_size, "punctuation": config.punctuation, "lowercase": config.lowercase}
-    return options

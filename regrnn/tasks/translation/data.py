@@ -7,7 +7,7 @@ than memory; what is held of each pair is where it begins and how long it is.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,7 @@ from regrnn.data.text import SPLITS, TextSource
 from regrnn.data.text import fingerprint as file_sum
 from regrnn.data.vocabulary import EOS, Vocabulary, build_vocabulary
 from regrnn.errors import RegrnnError
-
-SMALLEST = {"word": 4, "bpe": 258}
-"""The least `max_size`: `<unk>`, `<eos>` and two words; 256 bytes, `<eos>` and one merge."""
+from regrnn.tasks.checks import check_tokens, vocabulary_options
 
 _BLOCK = 1 << 24  # ids looked through at once
 
@@ -63,11 +61,7 @@ class DataConfig:
         for name in ("min_frequency", "batch_size", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
-        smallest = SMALLEST[self.vocabulary]
-        if self.max_size is not None and self.max_size < smallest:
-            raise ValueError(f"max_size = {self.max_size} must be at least {smallest} for {self.vocabulary} tokens")
-        if self.lowercase and self.vocabulary != "word":
-            raise ValueError(f'lowercase works with vocabulary = "word" alone, not with "{self.vocabulary}"')
+        check_tokens(self)
 
 
 @dataclass(frozen=True)
@@ -244,7 +238,7 @@ def read_corpus(config: DataConfig) -> Corpus:
 
 def build_vocabularies(train: Parallel, config: DataConfig) -> Vocabularies:
     """Those of the training text."""
-    options = _options(config)
+    options = vocabulary_options(config)
 
     def build(*texts: TextSource) -> Vocabulary:
         try:
@@ -270,18 +264,6 @@ def encode(sources: dict[str, Parallel], vocabularies: Vocabularies, config: Dat
         longest = config.max_length if split == "train" else None
         splits[split] = Pairs(texts, (read[split], written[split]), vocabularies, config, longest)
     return Corpus(vocabularies, splits)
-
-
-def _options(config: DataConfig) -> dict[str, Any]:
-    """The settings that the kind of vocabulary has."""
-    if config.vocabulary == "bpe":
-        return {} if config.max_size is None else {"size": config.max_size}
-    return {
-        "min_frequency": config.min_frequency,
-        "max_size": config.max_size,
-        "punctuation": config.punctuation,
-        "lowercase": config.lowercase,
-    }
 
 
 def in_batches(lengths: Sequence[int], tokens: int, most: int) -> Iterator[list[int]]:
