@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from regrnn.data.stream import TokenStream, Windows
@@ -19,6 +21,8 @@ from regrnn.tasks.language.evaluate import TRAIN_PREDICTIONS, evaluate, evaluate
 from regrnn.tasks.language.model import LanguageModel, ModelConfig, State
 from regrnn.tasks.language.trained import TrainedLanguageModel, require_one_vocabulary
 from regrnn.tasks.protocol import Evaluation, Figure, Loss
+
+_BLOCK = 1 << 24  # ids counted at once
 
 
 class LanguageTask:
@@ -83,8 +87,19 @@ class LanguageTask:
 
     def evaluate(self, model: LanguageModel, split: str) -> Evaluation:
         """Perplexity by the one protocol, whatever the training batch and window."""
-        part = TRAIN_PREDICTIONS if split == "train" else None
-        return evaluate([model], self.corpus.streams[split], part=part)
+        if split == "train":
+            return evaluate([model], self.corpus.streams[split], part=TRAIN_PREDICTIONS)
+        counts_V = self._counts if split == "test" else None
+        return evaluate([model], self.corpus.streams[split], counts_V=counts_V)
+
+    @cached_property
+    def _counts(self) -> NDArray[np.int64]:
+        """How often the training text has each token."""
+        counts_V = np.zeros(len(self.corpus.vocabulary), np.int64)
+        ids = self.corpus.streams["train"].ids
+        for start in range(0, len(ids), _BLOCK):
+            counts_V += np.bincount(ids[start : start + _BLOCK], minlength=len(counts_V))
+        return counts_V
 
     def checkpoint_files(self) -> dict[str, str]:
         """The vocabulary, without which the weights mean nothing."""

@@ -1,8 +1,10 @@
 """`regrnn.tasks.language.evaluate`, against a loop that reads one token at a time."""
 
 import itertools
+import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import regrnn
 from regrnn.data.locate import cache_root
 from regrnn.data.stream import TokenStream, encode_corpus
 from regrnn.data.text import TextSource, find_text
@@ -201,3 +204,20 @@ def test_penn_treebank_has_as_many_predictions_as_in_the_papers_code() -> None:
     assert len(vocabulary) == 10_000
     streams = encode_corpus({split: sources[split] for split in ("valid", "test")}, vocabulary, cache_root())
     assert {split: len(stream) - 1 for split, stream in streams.items()} == {"valid": 73_759, "test": 82_429}
+
+
+def test_perplexity_by_frequency_adds_up(tiny_text: Path, tiny_run: Path) -> None:
+    parts = find_text(tiny_text)
+    vocabulary = regrnn.load(tiny_run).vocabulary
+    counts: Counter[int] = Counter(i for line in parts["train"] for i in vocabulary.encode_line(line))
+    bands = json.loads((tiny_run / "predictions" / "test-frequency.json").read_text())
+    result = json.loads((tiny_run / "result.json").read_text())
+    assert sum(band["predictions"] for band in bands) == result["predictions"]
+    nats = sum(band["predictions"] * math.log(band["perplexity"]) for band in bands)
+    assert math.exp(nats / result["predictions"]) == pytest.approx(result["figures"]["test_perplexity"])
+    assert bands[0]["most"] == 0 and bands[0]["predictions"] == 1  # the emu, in the test part alone
+    for band in bands:
+        assert band["least"] <= band["most"] < max(10 * band["least"], 1)
+    test = [i for line in parts["test"] for i in vocabulary.encode_line(line)][1:]
+    for band in bands:
+        assert band["predictions"] == sum(band["least"] <= counts[i] <= band["most"] for i in test)
