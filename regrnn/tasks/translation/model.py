@@ -47,6 +47,8 @@ class ModelConfig:
     """Share the target's embedding and the softmax's weights (Press and Wolf 2017)."""
     init: float = 0.1
     """All parameters start uniform in +- this."""
+    forget_bias: float = 0.0
+    """Added to the forget gates' first biases: 1 lets the cells keep what they read (Jozefowicz et al. 2015)."""
 
     def __post_init__(self) -> None:
         check_sizes({name: getattr(self, name) for name in ("hidden_size", "num_layers", "embedding_size")})
@@ -73,6 +75,10 @@ class TranslationModel(nn.Module):
         self.attention = Attention(H, config.dropout) if config.attention == "luong" else None
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -config.init, config.init)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if ".bias_ih_l" in name:
+                    parameter[H : 2 * H] += config.forget_bias  # of i, f, g, o
 
     def read(self, source_SB: Tensor, lengths_B: Tensor) -> State:
         """The state once the sources are read; `lengths_B` (on the CPU, each at least 1) of what is not padding."""
