@@ -137,9 +137,13 @@ def _in_folder(folder: Path, split: str, name: str, source: str, target: str) ->
                 f"it has {', '.join(sorted(languages))}"
             )
         sides.append(whole_file(_only(folder, found, split)))
-    if source == target:
-        raise RegrnnError(f"--data.source and --data.target are both {source!r}; they should be two languages")
+    _check_two(source, target)
     return Parallel(*sides)
+
+
+def _check_two(source: str, target: str) -> None:
+    if source == target:
+        raise RegrnnError(f"--data.source and --data.target are both {source!r}; they should be two sides")
 
 
 def _named(files: Sequence[Path], split: str, name: str, suffix: str) -> list[Path]:
@@ -167,10 +171,13 @@ def _only(folder: Path, found: Sequence[Path], split: str) -> Path:
 def _table(text: TextSource, source: str, target: str) -> Parallel:
     where = (text.path, text.start, text.end)
     if text.path.suffix == ".jsonl":
-        return Parallel(JsonField(*where, source or "source"), JsonField(*where, target or "target"))
+        source, target = source or "source", target or "target"
+        _check_two(source, target)
+        return Parallel(JsonField(*where, source), JsonField(*where, target))
     columns = []
     for flag, value, default in (("source", source, 1), ("target", target, 2)):
         if value and not (value.isascii() and value.isdigit() and 1 <= int(value) <= 1000):
             raise RegrnnError(f"--data.{flag} {value}: {text.path} is a TSV, whose columns are given by number, from 1")
         columns.append(int(value) if value else default)
+    _check_two(*map(str, columns))
     return Parallel(TsvColumn(*where, columns[0]), TsvColumn(*where, columns[1]))
