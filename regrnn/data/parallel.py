@@ -65,6 +65,10 @@ class JsonField(TextSource):
                     f"{self.place(position)}: has no text {self.field!r}; say with --data.source and --data.target "
                     "what the two sides are called"
                 )
+            try:
+                text.encode()
+            except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+                raise RegrnnError(f"{self.place(position)}: {self.field!r} is not text that UTF-8 can write") from None
             yield " ".join(text.split())
 
     @property
