@@ -100,6 +100,12 @@ def test_several_files_that_could_be_a_split_are_named(tmp_path: Path) -> None:
     assert "--data.test" in message
 
 
+def test_a_split_is_one_table(tmp_path: Path) -> None:
+    files = {f"{split}.tsv": ["a\tb"] for split in ("train", "valid", "test")} | {"valid.jsonl": ["{}"]}
+    message = refusal(write(tmp_path / "texts", files), "", "")
+    assert "several files could be the valid split (valid.tsv, valid.jsonl)" in message
+
+
 def test_languages_have_to_be_said_and_to_be_there(tmp_path: Path) -> None:
     folder = write(tmp_path / "texts", three())
     for source, target in (("", ""), ("de", ""), ("", "en")):
@@ -184,6 +190,7 @@ def test_records_by_key(nested: bool, tmp_path: Path) -> None:
         ('{"translation": {"de": "a"}}', "has no text 'en'"),
         ('["a", "b"]', "has no text 'de'"),
         ("", "not valid JSON ("),
+        ('{"de": "a", "en": "\\ud800"}', "'en' is not text that UTF-8 can write"),
         ("[" * 100_000, "not valid JSON ("),
     ],
 )

@@ -342,6 +342,21 @@ def test_byte_pairs_read_and_write_any_character() -> None:
     assert len(trained.translate(["犬 <unk>\t"])[0]) == 2
 
 
+def test_a_translation_is_one_line() -> None:
+    """Bytes may be put together to anything, a line end too."""
+    vocabularies = Vocabularies(*(BPEVocabulary.build(["ein hund", "a dog"], size=260) for _ in range(2)))
+    model = drawn(1, vocabularies, hidden_size=8)
+    end = vocabularies.target.eos_id
+    [line_end] = [i for i in range(end) if vocabularies.target.decode([i]) == "\n"]
+    with torch.no_grad():
+        model.decoder.weight.zero_()
+        model.decoder.bias[line_end] = 50
+        model.decoder.bias[end] = -50
+    trained = translator(model, vocabularies, {"vocabulary": "bpe"}, beam=2, max_length=3)
+    assert all("\n" not in one.text for found in trained.translate(["ein hund"]) for one in found)
+    assert all("\n" not in one.text for one in trained.sample(["ein hund"] * 3, seed=1))
+
+
 def test_a_line_with_a_line_end_is_refused() -> None:
     trained = translator(drawn())
     for call in (trained.translate, trained.sample):
