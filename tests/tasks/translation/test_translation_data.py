@@ -1,5 +1,6 @@
 """`regrnn.tasks.translation.data`: pairs as token ids, vocabularies, what is left out and what is refused."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from regrnn.data import stream
 from regrnn.errors import RegrnnError
 from regrnn.tasks.translation import data as module
 from regrnn.tasks.translation.data import DataConfig, Pairs, Vocabularies, in_batches, read_corpus
+from regrnn.tasks.translation.evaluate import training_part
 
 PLAIN = [("a b", "x y"), ("b c a", "y z x"), ("a", "x")]
 
@@ -292,6 +294,15 @@ def test_batches_hold_no_more_than_they_may() -> None:
         assert len(batch) == 1 or (len(batch) <= 3 and len(batch) * longest <= 12)
     assert [lengths[batch[0]] for batch in batches] == sorted(lengths[batch[0]] for batch in batches)
     assert list(in_batches([], 12, 3)) == []
+
+
+def test_training_figures_are_of_pairs_spread_evenly(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = read_corpus(config(texts)).splits["train"]
+    assert training_part(pairs) == list(range(SIZES["train"]))
+    monkeypatch.setattr("regrnn.tasks.translation.evaluate.TRAIN_PAIRS", 50)
+    part = training_part(pairs)
+    assert len(part) == 50 and part[0] == 0 and part[-1] == SIZES["train"] - 1
+    assert {b - a for a, b in itertools.pairwise(part)} == {4, 5}
 
 
 def test_ends_are_found_block_by_block(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from regrnn.tasks.translation.task import TranslationTask
 from regrnn.training.load import load
 from regrnn.training.recipe import read_recipe, recipe_from_dict
 
+RECIPES = Path(regrnn.__file__).parent / "recipes"
 RUNS = pytest.mark.parametrize("name", ["attentive_run", "plain_run"])
 LINES = ["rot blau", "", "eins zwei drei", "Zoe", "  ", "vier weiß"]
 
@@ -399,6 +400,20 @@ def test_a_joint_vocabulary_is_saved_once(kind: str, texts: Path, text: Path, tm
         {name: value for name, value in figures.items() if name.startswith("test_")}
     )
     assert run(["translate", str(out), str(text)]) == 0
+
+
+def test_dropout_of_another_kind_is_named(texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipe = (
+        (RECIPES / "translation.toml").read_text().replace("dropout = 0.4", "dropout = {output = 0.2, masks = 'batch'}")
+    )
+    (tmp_path / "mine.toml").write_text(recipe)
+    more = flags(texts, training__epochs="1")
+    at = more.index("--model.dropout")
+    del more[at : at + 2]
+    assert run(["train", str(tmp_path / "mine.toml"), "--out", str(out), "--threads", "1", *more]) == 0
+    assert result_of(out)["regularization"] == "custom"
+    assert regrnn.load(out).model.attention.dropout.masks == "batch"
 
 
 @pytest.mark.parametrize("name", ["source-vocabulary.json", "target-vocabulary.json"])
