@@ -65,6 +65,10 @@ class JsonField(TextSource):
                     f"{self.place(position)}: has no text {self.field!r}; say with --data.source and --data.target "
                     "what the two sides are called"
                 )
+            try:
+                text.encode()
+            except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+                raise RegrnnError(f"{self.place(position)}: {self.field!r} is not text that UTF-8 can write") from None
             yield " ".join(text.split())
 
     @property
@@ -137,9 +141,13 @@ def _in_folder(folder: Path, split: str, name: str, source: str, target: str) ->
                 f"it has {', '.join(sorted(languages))}"
             )
         sides.append(whole_file(_only(folder, found, split)))
-    if source == target:
-        raise RegrnnError(f"--data.source and --data.target are both {source!r}; they should be two languages")
+    _check_two(source, target)
     return Parallel(*sides)
+
+
+def _check_two(source: str, target: str) -> None:
+    if source == target:
+        raise RegrnnError(f"--data.source and --data.target are both {source!r}; they should be two sides")
 
 
 def _named(files: Sequence[Path], split: str, name: str, suffix: str) -> list[Path]:
@@ -167,10 +175,13 @@ def _only(folder: Path, found: Sequence[Path], split: str) -> Path:
 def _table(text: TextSource, source: str, target: str) -> Parallel:
     where = (text.path, text.start, text.end)
     if text.path.suffix == ".jsonl":
-        return Parallel(JsonField(*where, source or "source"), JsonField(*where, target or "target"))
+        source, target = source or "source", target or "target"
+        _check_two(source, target)
+        return Parallel(JsonField(*where, source), JsonField(*where, target))
     columns = []
     for flag, value, default in (("source", source, 1), ("target", target, 2)):
         if value and not (value.isascii() and value.isdigit() and 1 <= int(value) <= 1000):
             raise RegrnnError(f"--data.{flag} {value}: {text.path} is a TSV, whose columns are given by number, from 1")
         columns.append(int(value) if value else default)
+    _check_two(*map(str, columns))
     return Parallel(TsvColumn(*where, columns[0]), TsvColumn(*where, columns[1]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import itertools
 import math
 import re
 import sys
@@ -93,6 +94,11 @@ class TextSource:
                 line += block.count(b"\n")
                 left -= len(block)
         return f"{self.path}: line {line}, byte {offset}"
+
+    def place_of_line(self, index: int) -> str:
+        """`place` of the beginning of a line, counted from 0 among those that iterating yields."""
+        position, _ = next(itertools.islice(self._lines(), index, None))
+        return self.place(position)
 
 
 def find_text(path: Path, *, split: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> dict[str, TextSource]:

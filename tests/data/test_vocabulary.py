@@ -422,3 +422,18 @@ def test_penn_treebank_has_ten_thousand_types() -> None:
     assert words.size == 10_000
     # The order of the released TensorFlow code, which sorts in the same way.
     assert words.tokens(range(5)) == ["the", "<unk>", "<eos>", "N", "of"]
+
+
+def test_words_of_a_line_as_they_stand_there() -> None:
+    vocabulary = WordVocabulary(["<unk>", "<eos>", "the", "dog"], punctuation="separate")
+    line = 'The dog said: "don\'t", (twice) 3.14!'
+    tokens = vocabulary.split(line)
+    assert tokens == ["The", "dog", "said", ":", '"', "don't", '"', ",", "(", "twice", ")", "3.14", "!"]
+    assert vocabulary.join(tokens) == line
+    assert len(tokens) == len(vocabulary.encode_line(line)) - 1
+    lower = WordVocabulary(["<unk>", "<eos>", "the", "dog"], lowercase=True)
+    assert lower.split("The  Dog,\t<UNK>") == ["the", "dog,", "<unk>"]
+    assert lower.join(lower.split("The  Dog,")) == "the dog,"
+    assert lower.split(" ") == [] and lower.join([]) == ""
+    with pytest.raises(ValueError, match="line end"):
+        lower.split("a\nb")

@@ -152,6 +152,29 @@ def test_several_models_are_one_whose_probabilities_are_their_mean() -> None:
         assert [one.score for one in row] == pytest.approx([one.score for one in expected], rel=1e-5)
 
 
+@pytest.mark.parametrize("beam", [1, 3, TYPES**LONGEST])
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_each_row_may_have_its_own_limit(beam: int, power: float) -> None:
+    table = Table(9, rows=6)
+    limits = [3, 1, LONGEST, 2, 1, 3]
+    options = {"beam": beam, "length_normalisation": power}
+    together = search(table, list(range(6)), max_length=limits, **options)
+    for row, limit in enumerate(limits):
+        assert together[row] == search(table, [row], max_length=limit, **options)[0]
+        assert max(len(one.tokens) + one.finished for one in together[row]) <= limit
+        assert all(len(one.tokens) == limit for one in together[row] if not one.finished)
+    assert search(table, [2, 0], max_length=(LONGEST, LONGEST), **options) == search(table, [2, 0], **options)
+
+
+@pytest.mark.parametrize("limits", [[], [2], [2, 2, 2]])
+def test_there_are_as_many_limits_as_rows(limits: list[int]) -> None:
+    with pytest.raises(ValueError, match=f"one for each of 2 rows, got {len(limits)}"):
+        search(Table(1), [0, 1], max_length=limits)
+    with pytest.raises(ValueError, match="at least 1"):
+        search(Table(1), [0, 1], max_length=[2, 0])
+    assert search(Table(1), [], max_length=[]) == []
+
+
 @pytest.mark.parametrize("settings", [{"beam": 0}, {"max_length": 0}, {"length_normalisation": -1.0}])
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="at least 1|negative"):

@@ -178,8 +178,10 @@ def _line_ends(stream: TokenStream, text: TextSource, vocabulary: Vocabulary) ->
     ]
     ends = np.concatenate(found) if found else np.zeros(0, np.int64)
     if len(ends) != stream.lines:
-        number = next(number for number, line in enumerate(text, 1) if EOS in line.split())
-        raise RegrnnError(f"{text.path}: line {number} has the token {EOS}, which is reserved; leave it out")
+        # By its ids: a mark may stand at the token, and lower case make one of <EOS>.
+        lines = enumerate(vocabulary.encode_lines(text))
+        index = next(index for index, line in lines if line.count(vocabulary.eos_id) > 1)
+        raise RegrnnError(f"{text.place_of_line(index)}: has the token {EOS}, which is reserved; leave it out")
     return ends
 
 

@@ -143,7 +143,7 @@ class TrainedTranslator:
         decoding: DecodingConfig,
     ) -> Translation:
         target = self.vocabularies.target
-        text = target.decode(found.tokens)
+        text = target.decode(found.tokens).replace("\n", " ")  # which bytes may spell
         reader = self.vocabularies.source
         if target.unk_id in found.tokens and copies(models, decoding) and isinstance(reader, WordVocabulary):
             words = reader.split(line)

@@ -54,6 +54,8 @@ def translate(
         raise ValueError(f"best must be at least 1, got {best}")
     if sample and (beam is not None or best > 1 or force is not None):
         raise RegrnnError("--sample draws one translation; leave --beam, --best and --force out")
+    if str(force) == "-" == str(file):
+        raise RegrnnError("--force -: standard input is read for the text already; name a file")
     lines = read_lines(file)
     if force is not None:
         _score(trained, lines, file, force, average, json)
@@ -82,8 +84,6 @@ def _score(
 ) -> None:
     from regrnn.data.text import read_lines
 
-    if str(force) == "-" == str(file):
-        raise RegrnnError("--force -: standard input is read for the text already; name a file")
     translations = read_lines(force)
     if len(lines) != len(translations):
         raise RegrnnError(f"{file} has {len(lines):,} lines and {force} {len(translations):,}; they should be aligned")
