@@ -193,11 +193,12 @@ def evaluate(
     train: bool = False,
     translations: Sequence[str] | None = None,
     decoding: DecodingConfig | None = None,
+    lowercase: bool = False,
 ) -> Evaluation:
     """Perplexity over every token and end of every target, of the models' average.
 
-    With `translations`, one for each pair, made as `decoding` says, there are also BLEU and chrF. `train`: only the
-    training part's fixed subset.
+    With `translations`, one for each pair, made as `decoding` says, there are also BLEU and chrF, blind to case with
+    `lowercase`. `train`: only the training part's fixed subset.
     """
     for model in models:
         model.eval()
@@ -214,7 +215,7 @@ def evaluate(
         protocol += f"; {len(chosen):,} pairs spread over the training part"
     files = {}
     if translations is not None and decoding is not None:
-        found, signatures = bleu_and_chrf(translations, pairs.target_lines(), decoding.bleu_tokenize)
+        found, signatures = bleu_and_chrf(translations, pairs.target_lines(), decoding.bleu_tokenize, lowercase)
         figures |= found
         protocol += (
             f"; translations by beam search ({decoding.beam}, length normalisation "
@@ -225,12 +226,12 @@ def evaluate(
 
 
 def bleu_and_chrf(
-    translations: Sequence[str], references: Sequence[str], tokenize: str
+    translations: Sequence[str], references: Sequence[str], tokenize: str, lowercase: bool = False
 ) -> tuple[dict[str, float], str]:
     """Both in percent, by sacrebleu, and its signatures. Raises RegrnnError if it is not installed."""
     metrics = need_sacrebleu()
-    bleu = metrics.BLEU(tokenize=tokenize, force=True)
-    chrf = metrics.CHRF()
+    bleu = metrics.BLEU(tokenize=tokenize, force=True, lowercase=lowercase)
+    chrf = metrics.CHRF(lowercase=lowercase)
     figures = {
         name: float(metric.corpus_score(list(translations), [list(references)]).score)
         for name, metric in (("bleu", bleu), ("chrf", chrf))

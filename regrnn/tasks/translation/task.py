@@ -153,6 +153,7 @@ def _evaluate_all(members: Sequence[TrainedTranslator], corpus: Corpus, split: s
         first.vocabularies,
         translations=translations,
         decoding=first.decoding,
+        lowercase=first.data.lowercase,
     )
 
 

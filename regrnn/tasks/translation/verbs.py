@@ -1,5 +1,6 @@
 """What can be done with a trained translator from the command line; imports nothing heavy until it runs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from json import dumps
@@ -19,7 +20,7 @@ def translate(
     beam: int | None = None,
     best: int = 1,
     sample: bool = False,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     seed: int | None = None,
     force: Path | None = None,
     average: "Sequence[TrainedTranslator]" = (),
@@ -54,6 +55,10 @@ def translate(
         raise ValueError(f"best must be at least 1, got {best}")
     if sample and (beam is not None or best > 1 or force is not None):
         raise RegrnnError("--sample draws one translation; leave --beam, --best and --force out")
+    if not sample and (temperature is not None or seed is not None):
+        raise RegrnnError("--temperature and --seed are of drawing at random; give --sample too")
+    if force is not None and (beam is not None or best > 1):
+        raise RegrnnError("--force makes no translations; leave --beam and --best out")
     if str(force) == "-" == str(file):
         raise RegrnnError("--force -: standard input is read for the text already; name a file")
     lines = read_lines(file)
@@ -61,7 +66,8 @@ def translate(
         _score(trained, lines, file, force, average, json)
         return
     if sample:
-        found = [[one] for one in trained.sample(lines, temperature=temperature, seed=seed, average=average)]
+        drawn_at = 1.0 if temperature is None else temperature
+        found = [[one] for one in trained.sample(lines, temperature=drawn_at, seed=seed, average=average)]
     else:
         found = [some[:best] for some in trained.translate(lines, beam=beam, average=average)]
     for number, translations in enumerate(found, 1):
@@ -96,7 +102,8 @@ def _score(
     for number, one in enumerate(scored, 1):
         if json:
             record = {"line": number, "log_probability": one.log_probability, "tokens": one.predictions}
-            print(dumps(record | {"perplexity": one.perplexity}))
+            perplexity = one.perplexity if math.isfinite(one.perplexity) else None  # JSON has no infinity
+            print(dumps(record | {"perplexity": perplexity}))
         else:
             print(f"{number}\t{one.log_probability:.6f}\t{one.predictions}\t{one.perplexity:.4f}")
 

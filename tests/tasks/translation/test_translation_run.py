@@ -324,6 +324,8 @@ def test_an_empty_translation_may_be_forced(
         (["--sample", "--beam", "2"], "--sample draws one translation; leave --beam, --best and --force out"),
         (["--sample", "--best", "2"], "--sample draws one translation"),
         (["--sample", "--force", "t.en"], "--sample draws one translation"),
+        (["--temperature", "0.5"], "--temperature and --seed are of drawing at random; give --sample too"),
+        (["--force", "t.en", "--best", "2"], "--force makes no translations; leave --beam and --best out"),
     ],
 )
 def test_flags_that_are_out_of_range_or_do_not_go_together(

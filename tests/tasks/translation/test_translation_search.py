@@ -11,7 +11,7 @@ import torch
 from regrnn.data.vocabulary import BPEVocabulary, WordVocabulary
 from regrnn.errors import RegrnnError
 from regrnn.tasks.translation.data import DataConfig, Vocabularies
-from regrnn.tasks.translation.evaluate import DecodingConfig, log_probabilities, looked_at, search
+from regrnn.tasks.translation.evaluate import DecodingConfig, bleu_and_chrf, log_probabilities, looked_at, search
 from regrnn.tasks.translation.model import ModelConfig, TranslationModel
 from regrnn.tasks.translation.trained import TrainedTranslator, Translation
 
@@ -406,3 +406,12 @@ def test_a_perplexity_beyond_numbers_is_infinite() -> None:
     [forced] = trained.force(["a"], ["x y"])
     assert forced.perplexity == math.inf
     assert math.isfinite(forced.log_probability)
+
+
+def test_case_does_not_count_where_only_lower_case_is_written() -> None:
+    references = ["A Man Sleeps in a Green Room .", "Two Dogs Run on the Grass ."]
+    lowered = [line.lower() for line in references]
+    figures, signatures = bleu_and_chrf(lowered, references, "none", lowercase=True)
+    assert figures == pytest.approx({"bleu": 100.0, "chrf": 100.0})
+    assert "case:lc" in signatures
+    assert bleu_and_chrf(lowered, references, "none")[0]["bleu"] < 50
