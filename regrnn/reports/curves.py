@@ -177,7 +177,8 @@ def _draw(
     # Margins in pixels: the labels of the curves stand right of the axes.
     right = 26 + max(_text_width(figure, line) for curve in drawn for line in _end_label(curve).split("\n"))
     edge = 0.0 if paper == "none" else 16.0  # a picture that stands alone has a border
-    left, top, bottom, rate_height, gap = 52.0, 30.0 + 26 * bool(title), 40.0, 46.0, 20.0
+    widest = max((_text_width(figure, _rate_label(rate)) for rate in rates if math.isfinite(rate)), default=0.0)
+    left, top, bottom, rate_height, gap = max(52.0, widest + 8), 30.0 + 26 * bool(title), 40.0, 46.0, 20.0
     axes_bottom = bottom + (rate_height + gap) * rated
 
     def panel(low: float, high: float) -> Axes:
@@ -234,6 +235,10 @@ def _draw(
     return figure
 
 
+def _rate_label(rate: float) -> str:
+    return f"{rate:.3g}"
+
+
 def _draw_rates(axes: Axes, epochs: Sequence[float], rates: Sequence[float]) -> None:
     """The learning rate as steps; the rate of an epoch holds from the end of the one before."""
     points = [(x, y) for x, y in zip(epochs, rates, strict=True) if math.isfinite(x) and math.isfinite(y)]
@@ -245,7 +250,7 @@ def _draw_rates(axes: Axes, epochs: Sequence[float], rates: Sequence[float]) -> 
     axes.set_ylim(*limits(ys, log=log, margin=0.12))
     axes.plot(xs, ys, color=SOFT, linewidth=1.3, drawstyle="steps-pre", zorder=3)
     axes.yaxis.set_major_locator(FixedLocator(sorted({low, high})))
-    axes.yaxis.set_major_formatter(FixedFormatter([f"{value:.3g}" for value in sorted({low, high})]))
+    axes.yaxis.set_major_formatter(FixedFormatter([_rate_label(value) for value in sorted({low, high})]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.tick_params(axis="y", labelsize=10)
     axes.annotate(
