@@ -132,10 +132,15 @@ class TranslationTask:
 
     @classmethod
     def evaluate_trained(cls, members: Sequence[TrainedTranslator], data: str, split: str) -> Evaluation:
-        """All figures on a part of `data`; the members' distributions are averaged at each token."""
+        """All figures on a part of `data`; the members' distributions are averaged at each token.
+
+        Names of files that the run's settings give (`--data.test`) are those of its own data alone.
+        """
         require_same_tokens(members)
         first = members[0]
         config = replace(first.data, path=data)
+        if data != first.data.path:  # whose files need not have the names of the run's own
+            config = replace(config, train="", valid="", test="")
         corpus = encode(find_sources(config, (split,)), first.vocabularies, config)
         if split == "train":
             return evaluate([member.model for member in members], corpus.splits[split], first.vocabularies, train=True)

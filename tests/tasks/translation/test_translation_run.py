@@ -170,6 +170,22 @@ def test_runs_that_do_not_go_together(
     assert "different source vocabularies" in refused("evaluate", attentive_run, other)
 
 
+def test_names_of_files_are_those_of_the_runs_own_data(
+    texts: Path, tmp_path: Path, done: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(texts, own)
+    for language in ("de", "en"):
+        (own / f"test.{language}").rename(own / f"flickr.{language}")
+    run_folder = tmp_path / "run"
+    assert train(own, run_folder, data__test="flickr", training__epochs="1") == 0
+    capsys.readouterr()
+    figures = json.loads((run_folder / "result.json").read_text())["figures"]
+    for data in (own, texts):  # the same text under two names
+        found = json.loads(done("evaluate", run_folder, "--data", data, "--json"))
+        assert found["figures"]["perplexity"] == pytest.approx(figures["test_perplexity"])
+
+
 def test_other_data_are_evaluated_with_the_words_of_the_run(
     attentive_run: Path, tmp_path: Path, done: Callable[..., str], refused: Callable[..., str]
 ) -> None:
