@@ -137,7 +137,7 @@ def test_no_more_jobs_at_a_time_than_asked_for(start: Callable[..., dict[int, st
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all_and_starts_none(
-    start: Callable[..., dict[int, str]], tmp_path: Path, signum: signal.Signals
+    start: Callable[..., dict[int, str]], tmp_path: Path, signum: signal.Signals, request: pytest.FixtureRequest
 ) -> None:
     def interrupt() -> None:
         while not all((tmp_path / f"member-{seed}" / "ready").exists() for seed in (1, 2)):
@@ -147,8 +147,11 @@ def test_a_signal_stops_all_and_starts_none(
     save = "import sys\ndef stop(number, frame):\n    (out / 'saved').touch()\n    sys.exit(128 + number)\n"
     save += "signal.signal(signal.SIGINT, stop)\nsignal.signal(signal.SIGTERM, stop)\n"
     watcher = threading.Thread(target=interrupt)
-    watcher.start()
+    if signal.getsignal(signum) is signal.SIG_IGN:  # under nohup, which is respected
+        request.addfinalizer(lambda: signal.signal(signum, signal.SIG_IGN))
+        signal.signal(signum, signal.SIG_DFL)
     before = signal.getsignal(signum)
+    watcher.start()
     with pytest.raises(Interrupted, match="the same command goes on") as stopped:
         start(f"{save}(out / 'ready').touch()\ntime.sleep(60)")
     watcher.join()

