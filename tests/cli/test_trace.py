@@ -6,17 +6,8 @@ import sys
 
 import cyclopts
 import pytest
-import torch
 
 from regrnn.errors import RegrnnError
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(*arguments: str) -> None:

@@ -17,14 +17,7 @@ from regrnn.nn.corruption import CorruptionCount, corruption_count, corruption_p
 
 I, H, P = 3, 4, 0.5  # noqa: E741 (as in the shapes: input, hidden; P is a rate)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LAYERS = [LSTM, GRU, RNN]
 TORCH_LAYERS = [nn.LSTM, nn.GRU, nn.RNN]

@@ -1,11 +1,9 @@
 """One thread, a tiny text, and an undisturbed run on it."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from noisy import Tiny
 
 from regrnn.cli.main import run as regrnn
@@ -31,11 +29,8 @@ checkpoint_minutes = 0.00001 # behind every batch
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def alone(one_thread: None) -> None:
+    """Every test here."""
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """One thread, and language models that are drawn but not trained: what they compute can be checked all the same."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,8 @@ from regrnn.tasks.language.trained import TrainedLanguageModel
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def alone(one_thread: None) -> None:
+    """Every test here."""
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """One thread, recordings of tones, and models that are drawn but not trained."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,8 @@ PLAIN = DecodingConfig(smoothing="none")
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def alone(one_thread: None) -> None:
+    """Every test here."""
 
 
 @pytest.fixture(scope="session")

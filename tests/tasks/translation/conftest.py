@@ -1,19 +1,14 @@
 """One thread; and, made once, phrases in two languages and tiny runs trained on them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from phrases import train, write_phrases
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def alone(one_thread: None) -> None:
+    """Every test here."""
 
 
 @pytest.fixture(scope="session")
