@@ -8,7 +8,7 @@ Shape suffixes: T time, B batch.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -138,6 +138,21 @@ def teacher_forced(
     x_TB = np.concatenate((np.full_like(y_TB[:1], end), y_TB[:-1]))
     lengths_B = np.array([len(sentence) for sentence in sentences])
     return x_TB, y_TB, np.arange(len(y_TB))[:, None] < lengths_B
+
+
+def in_batches(lengths: Sequence[int], *, tokens: int, most: int) -> Iterator[list[int]]:
+    """Indices from the shortest to the longest, so many at a time that none of `tokens` and `most` is exceeded.
+
+    `tokens` counts padding; a sequence that is longer by itself is alone.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if batch and (len(batch) == most or (len(batch) + 1) * lengths[index] > tokens):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def _check(lengths: Sequence[int] | NDArray[np.integer[Any]], batch_size: int) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regrnn.data.buckets import Buckets, Piece, Streams, pad
+from regrnn.data.buckets import Buckets, Piece, Streams, in_batches, pad
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
@@ -91,3 +91,14 @@ def test_padding() -> None:
     assert padded.shape == (4, 2, 3) and padded.dtype == np.float32
     assert (padded[:2, 0] == 1).all() and (padded[2:, 0] == 0).all() and (padded[:, 1] == 2).all()
     assert pad([np.array([5])], 3, fill=-1).tolist() == [[5], [-1], [-1]]
+
+
+def test_lots_hold_no_more_than_they_may() -> None:
+    lengths = [5, 1, 9, 2, 2, 30, 7, 1, 3]
+    batches = list(in_batches(lengths, tokens=12, most=3))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(lengths[index] for index in batch)
+        assert len(batch) == 1 or (len(batch) <= 3 and len(batch) * longest <= 12)
+    assert [lengths[batch[0]] for batch in batches] == sorted(lengths[batch[0]] for batch in batches)
+    assert list(in_batches([], tokens=12, most=3)) == []

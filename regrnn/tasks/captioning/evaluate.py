@@ -4,6 +4,7 @@ Shapes: T time, B batch, F image features.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,15 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regrnn.data.buckets import teacher_forced
+from regrnn.data.buckets import in_batches
 from regrnn.data.vocabulary import WordVocabulary
-from regrnn.nn.loss import token_log_probabilities
 from regrnn.search.beam import Hypothesis, averaged, beam_search
+from regrnn.tasks import scoring
 from regrnn.tasks.captioning.data import Described
 from regrnn.tasks.captioning.encoders import Vector
 from regrnn.tasks.captioning.metrics import bleu, cider_d, rouge_l
 from regrnn.tasks.captioning.model import CaptionModel
 from regrnn.tasks.protocol import Evaluation
+from regrnn.tasks.scoring import Features
 
 TRAIN_IMAGES = 210
 """`train_` figures are taken on this many images, spread evenly over the training part."""
@@ -56,7 +58,6 @@ def training_part(images: Sequence[Described]) -> list[Described]:
     return [images[index] for index in np.linspace(0, len(images) - 1, count).astype(int)]
 
 
-@torch.no_grad()
 def log_probabilities(
     members: Sequence[Member], images: Sequence[int], captions: Sequence[Sequence[int]], eos: int
 ) -> list[Tensor]:
@@ -64,25 +65,17 @@ def log_probabilities(
 
     `images` says of each caption which image it is of.
     """
-    found: list[Tensor] = [torch.empty(0)] * len(captions)
-    order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
-    for start in range(0, len(order), AT_ONCE):
-        part = order[start : start + AT_ONCE]
-        arrays = teacher_forced([captions[index] for index in part], eos)
-        x_TB, y_TB, there_TB = (torch.from_numpy(array) for array in arrays)
-        rows = []
-        for model, vectors in members:
-            device = model.decoder.weight.device
-            v_BF = torch.from_numpy(np.stack([vectors[images[index]] for index in part])).to(device)
-            h_NH = model.features(v_BF, x_TB.to(device))[there_TB.to(device)]
-            targets_N = y_TB[there_TB].to(device)
-            log_p_N = token_log_probabilities(h_NH, model.decoder.weight, model.decoder.bias, targets_N)
-            rows.append(log_p_N.double().cpu())
-        log_p_TB = torch.zeros(x_TB.shape, dtype=torch.float64)
-        log_p_TB[there_TB] = torch.logsumexp(torch.stack(rows), 0) - math.log(len(rows))
-        for row, index in enumerate(part):
-            found[index] = log_p_TB[: len(captions[index]), row]
-    return found
+
+    def seeing(model: CaptionModel, vectors: Sequence[Vector]) -> Features:
+        def features(lot: Sequence[int], tokens_TB: Tensor) -> Tensor:
+            v_BF = torch.from_numpy(np.stack([vectors[images[index]] for index in lot]))
+            return model.features(v_BF.to(tokens_TB.device), tokens_TB)
+
+        return features
+
+    lots = in_batches([len(caption) for caption in captions], tokens=sys.maxsize, most=AT_ONCE)
+    parts = [(model.decoder, seeing(model, vectors)) for model, vectors in members]
+    return scoring.log_probabilities(captions, eos, parts, lots)
 
 
 @torch.no_grad()

@@ -16,37 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regrnn.nn import LSTM, Regularization
-from regrnn.nn.regularization import as_regularization
+from regrnn.nn import LSTM
 from regrnn.search.beam import Steps
 from regrnn.tasks.captioning.encoders import Vector
-from regrnn.tasks.checks import check_sizes, check_tied
+from regrnn.tasks.settings import WordModelConfig
 
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(WordModelConfig):
     """The `[model]` section of a captioning recipe."""
 
-    hidden_size: int = 256
     num_layers: int = 1
-    embedding_size: int | None = None
-    """none: as `hidden_size`."""
-    dropout: float | Regularization = 0.0
-    """A rate: the paper's D at all L + 1 sites. A table: the fields of `regrnn.Regularization`."""
-    tied: bool = False
-    """Share the embedding and the softmax's weights (Press and Wolf 2017)."""
     init: float = 0.1
     """All parameters start uniform in +- this, but the image's projection: +- 1 / sqrt(F)."""
-
-    def __post_init__(self) -> None:
-        names = ("hidden_size", "num_layers", "embedding_size")
-        check_sizes({name: getattr(self, name) for name in names})
-        if self.init <= 0:
-            raise ValueError(f"init = {self.init} must be above 0")
-        check_tied(self.tied, self.embedding_size, self.hidden_size)
-        as_regularization(self.dropout)  # refuses a rate outside [0, 1)
 
 
 class CaptionModel(nn.Module):

@@ -12,7 +12,7 @@ from regrnn.data.stream import TokenStream, encode_corpus
 from regrnn.data.text import TextSource, describe, find_text, fingerprint
 from regrnn.data.vocabulary import Vocabulary, build_vocabulary
 from regrnn.errors import RegrnnError
-from regrnn.tasks.checks import check_tokens, vocabulary_options
+from regrnn.tasks.settings import check_tokens, vocabulary_options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,36 +9,19 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regrnn.nn import GRU, LSTM, RNN, Regularization
-from regrnn.nn.regularization import SharedMask, as_regularization
-from regrnn.tasks.checks import check_sizes, check_tied
+from regrnn.nn import GRU, LSTM, RNN
+from regrnn.nn.regularization import SharedMask
+from regrnn.tasks.settings import WordModelConfig
 
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(WordModelConfig):
     """The `[model]` section of a language recipe."""
 
     cell: Literal["lstm", "gru", "rnn"] = "lstm"
     hidden_size: int = 200
-    num_layers: int = 2
-    embedding_size: int | None = None
-    """none: as `hidden_size`."""
-    dropout: float | Regularization = 0.0
-    """A rate: the paper's D at all L + 1 sites. A table: the fields of `regrnn.Regularization`."""
-    tied: bool = False
-    """Share the embedding and the softmax's weights (Press and Wolf 2017)."""
-    init: float = 0.1
-    """All parameters start uniform in +- this."""
-
-    def __post_init__(self) -> None:
-        names = ("hidden_size", "num_layers", "embedding_size")
-        check_sizes({name: getattr(self, name) for name in names})
-        if self.init <= 0:
-            raise ValueError(f"init = {self.init} must be above 0")
-        check_tied(self.tied, self.embedding_size, self.hidden_size)
-        as_regularization(self.dropout)  # refuses a rate outside [0, 1)
 
 
 class LanguageModel(nn.Module):

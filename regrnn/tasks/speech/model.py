@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from regrnn.nn import LSTM, Regularization
 from regrnn.nn.regularization import as_regularization
-from regrnn.tasks.checks import check_sizes
+from regrnn.tasks.settings import check_sizes
 from regrnn.tasks.speech.audio import Array
 
 State = dict[str, Tensor]

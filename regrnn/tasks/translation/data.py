@@ -4,7 +4,7 @@ The ids of both sides lie in flat files that are mapped, not read (`regrnn.data.
 than memory; what is held of each pair is where it begins and how long it is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -19,7 +19,7 @@ from regrnn.data.text import SPLITS, TextSource
 from regrnn.data.text import fingerprint as file_sum
 from regrnn.data.vocabulary import EOS, Vocabulary, build_vocabulary
 from regrnn.errors import RegrnnError
-from regrnn.tasks.checks import check_tokens, vocabulary_options
+from regrnn.tasks.settings import check_tokens, vocabulary_options
 
 _BLOCK = 1 << 24  # ids looked through at once
 
@@ -266,18 +266,3 @@ def encode(sources: dict[str, Parallel], vocabularies: Vocabularies, config: Dat
         longest = config.max_length if split == "train" else None
         splits[split] = Pairs(texts, (read[split], written[split]), vocabularies, config, longest)
     return Corpus(vocabularies, splits)
-
-
-def in_batches(lengths: Sequence[int], tokens: int, most: int) -> Iterator[list[int]]:
-    """Indices from the shortest to the longest, so many at a time that none of `tokens` and `most` is exceeded.
-
-    `tokens` counts padding; a sequence that is longer by itself is alone.
-    """
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if batch and (len(batch) == most or (len(batch) + 1) * lengths[index] > tokens):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch

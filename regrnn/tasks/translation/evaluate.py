@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regrnn.data.buckets import pad, teacher_forced
-from regrnn.nn.loss import token_log_probabilities
+from regrnn.data.buckets import in_batches, pad
 from regrnn.optional import need
 from regrnn.search.beam import Hypothesis, averaged, beam_search
 from regrnn.search.sampling import Sampler
+from regrnn.tasks import scoring
 from regrnn.tasks.protocol import Evaluation
-from regrnn.tasks.translation.data import Pairs, Vocabularies, in_batches
+from regrnn.tasks.scoring import Features
+from regrnn.tasks.translation.data import Pairs, Vocabularies
 from regrnn.tasks.translation.model import State, TranslationModel
 
 TRAIN_PAIRS = 1000
@@ -74,28 +75,21 @@ def training_part(pairs: Pairs) -> list[int]:
     return [int(index) for index in np.linspace(0, len(pairs) - 1, min(TRAIN_PAIRS, len(pairs)))]
 
 
-@torch.no_grad()
 def log_probabilities(
     models: Sequence[TranslationModel], sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], end: int
 ) -> list[Tensor]:
     """ln p of the tokens of each target, (T,) float64 each, under the models' average per prediction."""
-    found: list[Tensor] = [torch.empty(0)] * len(targets)
-    device = models[0].decoder.weight.device
+
+    def reading(model: TranslationModel) -> Features:
+        def features(lot: Sequence[int], tokens_TB: Tensor) -> Tensor:
+            read = to_sources([sources[index] for index in lot], tokens_TB.device)
+            return model.features(read.source_SB, read.lengths_B, tokens_TB)
+
+        return features
+
     lengths = [max(len(source), len(target)) for source, target in zip(sources, targets, strict=True)]
-    for part in in_batches(lengths, _TOKENS, _MOST):
-        read = to_sources([sources[index] for index in part], device)
-        arrays = teacher_forced([targets[index] for index in part], end)
-        x_TB, y_TB, there_TB = (torch.from_numpy(array).to(device) for array in arrays)
-        rows = []
-        for model in models:
-            h_NH = model.features(read.source_SB, read.lengths_B, x_TB)[there_TB]
-            log_p_N = token_log_probabilities(h_NH, model.decoder.weight, model.decoder.bias, y_TB[there_TB])
-            rows.append(log_p_N.double().cpu())
-        log_p_TB = torch.zeros(x_TB.shape, dtype=torch.float64)
-        log_p_TB[there_TB.cpu()] = torch.logsumexp(torch.stack(rows), 0) - math.log(len(rows))
-        for row, index in enumerate(part):
-            found[index] = log_p_TB[: len(targets[index]), row]
-    return found
+    lots = in_batches(lengths, tokens=_TOKENS, most=_MOST)
+    return scoring.log_probabilities(targets, end, [(model.decoder, reading(model)) for model in models], lots)
 
 
 @torch.no_grad()
@@ -109,7 +103,7 @@ def search(
     found: list[list[Hypothesis]] = [[] for _ in sources]
     device = models[0].decoder.weight.device
     target = vocabularies.target
-    for part in in_batches([len(source) for source in sources], _TOKENS // decoding.beam, _MOST):
+    for part in in_batches([len(source) for source in sources], tokens=_TOKENS // decoding.beam, most=_MOST):
         read = to_sources([sources[index] for index in part], device)
         results = beam_search(
             averaged([model.steps for model in models]),
@@ -152,7 +146,7 @@ def sample(
     steps = averaged([model.steps for model in models])
     found: list[list[int]] = [[] for _ in sources]
     device = models[0].decoder.weight.device
-    for part in in_batches([len(source) for source in sources], _TOKENS, _MOST):
+    for part in in_batches([len(source) for source in sources], tokens=_TOKENS, most=_MOST):
         read = to_sources([sources[index] for index in part], device)
         state: tuple[State, ...] = tuple(model.read(read.source_SB, read.lengths_B) for model in models)
         log_p_BV, state = steps.step(torch.full((len(part),), target.eos_id, device=device), state)

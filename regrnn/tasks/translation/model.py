@@ -23,39 +23,24 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from regrnn.nn import LSTM, Regularization, draw_mask
 from regrnn.nn.regularization import as_regularization
 from regrnn.search.beam import Steps
-from regrnn.tasks.checks import check_sizes, check_tied
+from regrnn.tasks.settings import WordModelConfig
 
 State = dict[str, Tensor]
 """`h`, `c` (L, B, H); with attention also `memory`, `keys` (S, B, H) and `padding` (S, B)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(WordModelConfig):
     """The `[model]` section of a translation recipe."""
 
-    hidden_size: int = 256
-    num_layers: int = 2
-    embedding_size: int | None = None
-    """none: as `hidden_size`."""
     dropout: float | Regularization = 0.0
     """A rate: the paper's D at all L + 1 sites (with attention, also behind it). A table: the fields of
     `regrnn.Regularization`."""
     attention: Literal["none", "luong"] = "none"
     shared: bool = True
     """Whether one LSTM reads and writes, as in the paper, or two of the same sizes."""
-    tied: bool = False
-    """Share the target's embedding and the softmax's weights (Press and Wolf 2017)."""
-    init: float = 0.1
-    """All parameters start uniform in +- this."""
     forget_bias: float = 0.0
     """Added to the forget gates' first biases: 1 lets the cells keep what they read (Jozefowicz et al. 2015)."""
-
-    def __post_init__(self) -> None:
-        check_sizes({name: getattr(self, name) for name in ("hidden_size", "num_layers", "embedding_size")})
-        check_tied(self.tied, self.embedding_size, self.hidden_size)
-        if self.init <= 0:
-            raise ValueError(f"init = {self.init} must be above 0")
-        as_regularization(self.dropout)  # refuses a rate outside [0, 1)
 
 
 class TranslationModel(nn.Module):

@@ -12,7 +12,7 @@ from phrases import SIZES, phrases, write_pair
 from regrnn.data import stream
 from regrnn.errors import RegrnnError
 from regrnn.tasks.translation import data as module
-from regrnn.tasks.translation.data import DataConfig, Pairs, Vocabularies, in_batches, read_corpus
+from regrnn.tasks.translation.data import DataConfig, Pairs, Vocabularies, read_corpus
 from regrnn.tasks.translation.evaluate import training_part
 
 PLAIN = [("a b", "x y"), ("b c a", "y z x"), ("a", "x")]
@@ -283,17 +283,6 @@ def test_an_end_in_a_line_to_translate_is_an_unknown_word(tmp_path: Path) -> Non
     assert vocabularies.source.tokens(ids) == ["b", "<unk>", "a"]
     assert vocabularies.target.tokens(vocabularies.encode_target("<eos> x")) == ["<unk>", "x", "<eos>"]
     assert vocabularies.encode_source(" ", chosen) == []
-
-
-def test_batches_hold_no_more_than_they_may() -> None:
-    lengths = [5, 1, 9, 2, 2, 30, 7, 1, 3]
-    batches = list(in_batches(lengths, 12, 3))
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    for batch in batches:
-        longest = max(lengths[index] for index in batch)
-        assert len(batch) == 1 or (len(batch) <= 3 and len(batch) * longest <= 12)
-    assert [lengths[batch[0]] for batch in batches] == sorted(lengths[batch[0]] for batch in batches)
-    assert list(in_batches([], 12, 3)) == []
 
 
 def test_training_figures_are_of_pairs_spread_evenly(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

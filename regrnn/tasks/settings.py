@@ -1,7 +1,10 @@
-"""What several tasks ask of their settings, and make of them."""
+"""Settings that several tasks have, what is asked of them, and what is made of them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+from regrnn.nn.regularization import Regularization, as_regularization
 
 LARGEST = 1_000_000
 """Of a size: anything above is a slip of the finger."""
@@ -14,13 +17,31 @@ def check_sizes(sizes: Mapping[str, int | None]) -> None:
             raise ValueError(f"{name} = {value} must be from 1 to {LARGEST:,}")
 
 
-def check_tied(tied: bool, embedding_size: int | None, hidden_size: int) -> None:
-    """Raises ValueError where the embedding and the softmax are to share weights and are not of one size."""
-    if tied and embedding_size not in (None, hidden_size):
-        raise ValueError(
-            f"tied = true needs embedding_size = hidden_size, and they are {embedding_size} and {hidden_size}; "
-            "leave embedding_size out"
-        )
+@dataclass(frozen=True, kw_only=True)
+class WordModelConfig:
+    """What the `[model]` section of every recipe has whose model reads and predicts tokens."""
+
+    hidden_size: int = 256
+    num_layers: int = 2
+    embedding_size: int | None = None
+    """none: as `hidden_size`."""
+    dropout: float | Regularization = 0.0
+    """A rate: the paper's D at all L + 1 sites. A table: the fields of `regrnn.Regularization`."""
+    tied: bool = False
+    """Share the embedding of the tokens predicted and the softmax's weights (Press and Wolf 2017)."""
+    init: float = 0.1
+    """All parameters start uniform in +- this."""
+
+    def __post_init__(self) -> None:
+        check_sizes({name: getattr(self, name) for name in ("hidden_size", "num_layers", "embedding_size")})
+        if self.init <= 0:
+            raise ValueError(f"init = {self.init} must be above 0")
+        if self.tied and self.embedding_size not in (None, self.hidden_size):
+            raise ValueError(
+                f"tied = true needs embedding_size = hidden_size, and they are {self.embedding_size} and "
+                f"{self.hidden_size}; leave embedding_size out"
+            )
+        as_regularization(self.dropout)  # refuses a rate outside [0, 1)
 
 
 class Tokens(Protocol):
