@@ -1,9 +1,13 @@
-"""What every test is given: a cache of its own; and, made once, a tiny text and a tiny trained run."""
+"""What every test is given: a cache of its own; the command line, run in this process; and, made once, a tiny text
+and a tiny trained run.
+"""
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -13,6 +17,15 @@ settings.register_profile("regrnn", deadline=None, derandomize=True, database=No
 settings.load_profile("regrnn")
 
 _numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: exit status, standard output and standard error."""
+
+    status: int
+    out: str
+    err: str
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +88,48 @@ def tiny_run(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert run(["train", "language", "--data", str(tiny_text), "--out", str(out), "--threads", "1", *flags]) == 0
     torch.set_num_threads(threads)
     return out
+
+
+@pytest.fixture
+def regrnn(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """`regrnn("evaluate", path)` is the command `regrnn evaluate PATH`."""
+
+    def command(*arguments: Any) -> Outcome:
+        from regrnn.cli.main import run
+
+        capsys.readouterr()
+        status = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return command
+
+
+@pytest.fixture
+def done(regrnn: Callable[..., Outcome]) -> Callable[..., str]:
+    """The standard output of a command that has to succeed."""
+
+    def command(*arguments: Any) -> str:
+        outcome = regrnn(*arguments)
+        assert outcome.status == 0, outcome.err
+        return outcome.out
+
+    return command
+
+
+@pytest.fixture
+def refused(regrnn: Callable[..., Outcome]) -> Callable[..., str]:
+    """The message of a command that has to be refused as a user's mistake is: one line, and no output."""
+
+    def command(*arguments: Any) -> str:
+        outcome = regrnn(*arguments)
+        assert outcome.status == 1, outcome
+        assert outcome.out == ""
+        lines = outcome.err.splitlines()
+        errors = [line for line in lines if line.startswith("regrnn: error: ")]
+        # What stands before it is a run's progress.
+        assert len(errors) == 1 and lines[-1] == errors[0], outcome.err
+        assert "Traceback" not in outcome.err
+        return errors[0].removeprefix("regrnn: error: ")
+
+    return command

@@ -165,10 +165,9 @@ def _named(files: Sequence[Path], split: str, name: str, suffix: str) -> list[Pa
 def _only(folder: Path, found: Sequence[Path], split: str) -> Path:
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
-        raise RegrnnError(
-            f"{folder}: several files could be the {split} split ({names}); name one with --data.{split}, without its "
-            "suffix"
-        )
+        of_one_name = len({file.stem for file in found}) == 1
+        advice = "keep one of them" if of_one_name else f"name one with --data.{split}, without its suffix"
+        raise RegrnnError(f"{folder}: several files could be the {split} split ({names}); {advice}")
     return found[0]
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +59,6 @@ def trained_run(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert run(command(tones, out, training__epochs="12")) == 0
     torch.set_num_threads(threads)
     return out
-
-
-def done(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
-    capsys.readouterr()
-    status = run([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert status == 0, captured.err
-    return captured.out
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
-    capsys.readouterr()
-    assert run([str(argument) for argument in arguments]) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("regrnn: error: ")
-    return error.removeprefix("regrnn: error: ")
 
 
 def test_it_learns(trained_run: Path) -> None:
@@ -193,31 +178,29 @@ def test_sigkill(tones: Path, tmp_path: Path) -> None:
 
 
 def test_other_data_or_settings_are_another_run(
-    trained_run: Path, tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done: Callable[..., str], refused: Callable[..., str], trained_run: Path, tones: Path, tmp_path: Path
 ) -> None:
     copy, moved = tmp_path / "run", tmp_path / "moved"
     shutil.copytree(trained_run, copy, symlinks=True)
     shutil.copytree(tones, moved)
     again = command(moved, copy, training__epochs="12")
-    assert "frame accuracy" in done(capsys, *again)  # equal data elsewhere: the same run, which is finished
+    assert "frame accuracy" in done(*again)  # equal data elsewhere: the same run, which is finished
     lab = next(iter(sorted(moved.glob("*.lab"))))
     lab.write_text(lab.read_text().replace("125 a", "125 o"))
-    assert "holds another run, which differs in data" in refused(capsys, *again)
-    assert "features" in refused(capsys, *command(tones, copy, training__epochs="12", data__features__mels="13"))
+    assert "holds another run, which differs in data" in refused(*again)
+    assert "features" in refused(*command(tones, copy, training__epochs="12", data__features__mels="13"))
 
 
-def test_evaluate_and_average(
-    trained_run: Path, tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_and_average(done: Callable[..., str], trained_run: Path, tones: Path, tmp_path: Path) -> None:
     figures = json.loads((trained_run / "result.json").read_text())["figures"]
-    found = json.loads(done(capsys, "evaluate", trained_run, "--json"))
+    found = json.loads(done("evaluate", trained_run, "--json"))
     assert found["figures"]["frame_accuracy"] == pytest.approx(figures["test_frame_accuracy"])
     assert "files" not in found
     other = tmp_path / "other"
     assert run([*command(tones, other, training__epochs="1"), "--seed", "2"]) == 0
     runs = [trained_run, other]
-    both = json.loads(done(capsys, "evaluate", *runs, "--split", "valid", "--json"))
-    alone = [json.loads(done(capsys, "evaluate", path, "--split", "valid", "--json")) for path in runs]
+    both = json.loads(done("evaluate", *runs, "--split", "valid", "--json"))
+    alone = [json.loads(done("evaluate", path, "--split", "valid", "--json")) for path in runs]
     assert both["predictions"] == alone[0]["predictions"] == alone[1]["predictions"]
     assert alone[0]["figures"] != alone[1]["figures"]
     parts = member_parts([regrnn.load(path) for path in runs], str(tones), "valid")
@@ -226,47 +209,47 @@ def test_evaluate_and_average(
         p = [np.exp(log_probabilities(model, [normalize(us[k])])[0]) for model, normalize, us in parts]
         right += int((np.mean(p, axis=0).argmax(1) == labels(utterance_, regrnn.load(other).inventory)).sum())
     assert both["figures"]["frame_accuracy"] == pytest.approx(100 * right / both["predictions"])
-    out = done(capsys, "evaluate", trained_run, "--data", tones, "--split", "train")
+    out = done("evaluate", trained_run, "--data", tones, "--split", "train")
     assert f"train frame accuracy {figures['train_frame_accuracy']:.3f}" in out
 
 
 def test_members_that_cannot_be_averaged(
-    trained_run: Path, tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done: Callable[..., str], refused: Callable[..., str], trained_run: Path, tones: Path, tmp_path: Path
 ) -> None:
     for name, more, message in (
         ("states", {"model__states": "2"}, "different phones or states"),
         ("frames", {"data__features__frame_shift_ms": "20"}, "different frames"),
     ):
         assert run(command(tones, tmp_path / name, training__epochs="1", **more)) == 0
-        assert message in refused(capsys, "evaluate", trained_run, tmp_path / name)
+        assert message in refused("evaluate", trained_run, tmp_path / name)
     # Other features of the same frames may be averaged.
     assert run(command(tones, tmp_path / "mels", training__epochs="1", data__features__mels="20")) == 0
-    assert "frame accuracy" in done(capsys, "evaluate", trained_run, tmp_path / "mels")
+    assert "frame accuracy" in done("evaluate", trained_run, tmp_path / "mels")
 
 
 def test_a_run_normalised_by_speaker_is_evaluated_on_a_part_alone(
-    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done: Callable[..., str], refused: Callable[..., str], trained_run: Path, tmp_path: Path
 ) -> None:
     """New recordings need no training part beside them."""
     assert json.loads((trained_run / "recipe.json").read_text())["recipe"]["data"]["normalize"] == "speaker"
     folder = write_corpus(tmp_path / "new", [f"test/someone/n{k}" for k in range(3)])
-    found = json.loads(done(capsys, "evaluate", trained_run, "--data", folder, "--json"))
+    found = json.loads(done("evaluate", trained_run, "--data", folder, "--json"))
     assert found["figures"]["frame_accuracy"] > 70
-    assert "no utterance for valid" in refused(capsys, "evaluate", trained_run, "--data", folder, "--split", "valid")
+    assert "no utterance for valid" in refused("evaluate", trained_run, "--data", folder, "--split", "valid")
 
 
 def json_line(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
-def test_transcribe(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_transcribe(done: Callable[..., str], trained_run: Path, tmp_path: Path) -> None:
     spoken = utterance(77)
     path, flac = tmp_path / "new.wav", tmp_path / "other.flac"
     soundfile.write(path, np.stack([sound(spoken, 44100)] * 2, 1), 44100)
     soundfile.write(flac, sound(utterance(78)), 16000)
     truth = segments_of(spoken)
 
-    lab = done(capsys, "transcribe", trained_run, path)
+    lab = done("transcribe", trained_run, path)
     (tmp_path / "found.lab").write_text(lab)
     found = read_alignment(tmp_path / "found.lab", 44100)
     merged = [s for k, s in enumerate(truth) if k == 0 or s.phone != truth[k - 1].phone]
@@ -274,57 +257,56 @@ def test_transcribe(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     for one, other in zip(found, merged, strict=True):
         assert one.start == pytest.approx(other.start, abs=0.035)
 
-    grid = done(capsys, "transcribe", trained_run, path, "--format", "textgrid")
+    grid = done("transcribe", trained_run, path, "--format", "textgrid")
     (tmp_path / "found.TextGrid").write_text(grid)
     assert [s.phone for s in read_alignment(tmp_path / "found.TextGrid", 44100)] == [s.phone for s in found]
 
-    rows = [
-        json.loads(line)
-        for line in done(capsys, "transcribe", trained_run, path, flac, "--format", "json").splitlines()
-    ]
+    rows = [json.loads(line) for line in done("transcribe", trained_run, path, flac, "--format", "json").splitlines()]
     assert [row["file"] for row in rows] == [str(path), str(flac)]
     assert [segment["phone"] for segment in rows[0]["segments"]] == [s.phone for s in found]
     assert rows[0]["duration"] == pytest.approx(truth[-1].end, abs=1e-4)
 
     for form, suffix in (("lab", ".lab"), ("textgrid", ".TextGrid"), ("json", ".json")):
         out = tmp_path / "out" / form
-        printed = done(capsys, "transcribe", trained_run, path, flac, "--format", form, "--out", out)
+        printed = done("transcribe", trained_run, path, flac, "--format", form, "--out", out)
         assert printed.splitlines() == [str(out / f"new{suffix}"), str(out / f"other{suffix}")]
         assert {p.name for p in out.iterdir()} == {f"new{suffix}", f"other{suffix}"}
     assert (tmp_path / "out" / "lab" / "new.lab").read_text() == lab
     # For machines, with files beside it or without.
-    assert done(capsys, "transcribe", trained_run, path, flac, "--json") == "\n".join(map(json_line, rows)) + "\n"
+    assert done("transcribe", trained_run, path, flac, "--json") == "\n".join(map(json_line, rows)) + "\n"
     out = tmp_path / "both"
-    assert json.loads(done(capsys, "transcribe", trained_run, path, "--json", "--out", out)) == rows[0]
+    assert json.loads(done("transcribe", trained_run, path, "--json", "--out", out)) == rows[0]
     assert (out / "new.lab").read_text() == lab
     model = regrnn.load(trained_run)
     assert model.transcribe(path).to_lab() == lab
 
 
 def test_transcribe_refuses(
-    trained_run: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    refused: Callable[..., str], trained_run: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = tmp_path / "a.wav", tmp_path / "b" / "a.wav"
     two.parent.mkdir()
     for path in (one, two):
         soundfile.write(path, sound(utterance(1)), 16000)
-    assert "give --out FOLDER or --json" in refused(capsys, "transcribe", trained_run, one, two)
-    assert "both be written to" in refused(capsys, "transcribe", trained_run, one, two, "--out", tmp_path / "out")
-    assert "nowhere.wav: no such file" in refused(capsys, "transcribe", trained_run, tmp_path / "nowhere.wav")
-    assert "is a language run; `regrnn transcribe` needs a speech run" in refused(capsys, "transcribe", tiny_run, one)
+    assert "give --out FOLDER or --json" in refused("transcribe", trained_run, one, two)
+    assert "both be written to" in refused("transcribe", trained_run, one, two, "--out", tmp_path / "out")
+    assert "nowhere.wav: no such file" in refused("transcribe", trained_run, tmp_path / "nowhere.wav")
+    assert "is a language run; `regrnn transcribe` needs a speech run" in refused("transcribe", tiny_run, one)
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in refused(capsys, "transcribe", trained_run, one, "--out", tmp_path / "file")
+    assert "cannot be written" in refused("transcribe", trained_run, one, "--out", tmp_path / "file")
     soundfile.write(one, np.clip(sound(utterance(1)) * 9, -1, 1), 16000)
     capsys.readouterr()
     assert run(["transcribe", str(trained_run), str(one)]) == 0
     assert capsys.readouterr().err == f"regrnn: note: {one} is clipped; its phones may suffer\n"
 
 
-def test_confusion(trained_run: Path, tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_confusion(
+    done: Callable[..., str], refused: Callable[..., str], trained_run: Path, tones: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "page.html"
-    printed = done(capsys, "confusion", trained_run, "--split", "test", "--out", out)
+    printed = done("confusion", trained_run, "--split", "test", "--out", out)
     assert printed.endswith(f"{out}\n")
-    found = json.loads(done(capsys, "confusion", trained_run, "--json", "--out", out))
+    found = json.loads(done("confusion", trained_run, "--json", "--out", out))
     table, phones = from_json((trained_run / "predictions" / "test-confusion.json").read_text())
     assert found == {"page": str(out), "split": "test", "phones": phones, "counts": table.tolist()}
     page = out.read_text()
@@ -337,24 +319,26 @@ def test_confusion(trained_run: Path, tones: Path, tmp_path: Path, capsys: pytes
         truth, guess = divmod(int(wrong.argmax()), len(phones))
         share = wrong.max() / table[truth].sum()
         assert printed.startswith(f"{share:6.1%} of the frames of {phones[truth]} are taken for {phones[guess]}")
-    assert "cannot be written" in refused(capsys, "confusion", trained_run, "--out", tmp_path / "no" / "page.html")
+    assert "cannot be written" in refused("confusion", trained_run, "--out", tmp_path / "no" / "page.html")
 
 
 def test_a_missing_extra_is_known_before_training(
-    tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    done: Callable[..., str], refused: Callable[..., str], tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("jiwer", "soundfile", "kaldi_native_fbank"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
-            message = refused(capsys, *command(tones, tmp_path / "run"))
+            message = refused(*command(tones, tmp_path / "run"))
             assert message == f"this needs {module.replace('_', '-')}: pip install 'regrnn[speech]'"
     assert not (tmp_path / "run").exists()
     for module in ("jiwer", "soundfile", "kaldi_native_fbank", "kaldiio"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert "speech-ru" in done(capsys, "recipes")  # what needs none of them goes on
+    assert "speech-ru" in done("recipes")  # what needs none of them goes on
 
 
-def test_kaldi_features(trained_run: Path, tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kaldi_features(
+    done: Callable[..., str], refused: Callable[..., str], trained_run: Path, tones: Path, tmp_path: Path
+) -> None:
     """Trained and evaluated on them, from the run alone; a recording cannot become such features here."""
     folder = tmp_path / "kaldi"
     folder.mkdir()
@@ -369,11 +353,11 @@ def test_kaldi_features(trained_run: Path, tones: Path, tmp_path: Path, capsys: 
         run(command(folder, out, training__epochs="15", data__batch_size="1", model__delay="0", model__subsample="1"))
         == 0
     )
-    found = json.loads(done(capsys, "evaluate", out, "--json"))
+    found = json.loads(done("evaluate", out, "--json"))
     assert found["figures"]["frame_accuracy"] > 95 and found["predictions"] == 40
     wav = sorted(tones.glob("*.wav"))[0]
-    assert "trained on Kaldi's features" in refused(capsys, "transcribe", out, wav)
-    assert "has 8 features a frame and the run 12" in refused(capsys, "evaluate", trained_run, "--data", folder)
+    assert "trained on Kaldi's features" in refused("transcribe", out, wav)
+    assert "has 8 features a frame and the run 12" in refused("evaluate", trained_run, "--data", folder)
 
 
 @pytest.mark.parametrize("name", ["speech", "speech-ru"])
@@ -389,10 +373,10 @@ def test_recipes(name: str) -> None:
     not (Path(os.environ.get("REGRNN_DATA", "nowhere")) / "speech-sample").is_dir(),
     reason="the sample of recordings is not here: set REGRNN_DATA",
 )
-def test_the_recipe_runs_on_real_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_recipe_runs_on_real_recordings(done: Callable[..., str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = ["--model.hidden-size", "16", "--training.epochs", "1", "--data.batch-size", "2", "--threads", "1"]
-    done(capsys, "train", "speech-ru", "--data", "speech-sample", "--out", out, *flags)
+    done("train", "speech-ru", "--data", "speech-sample", "--out", out, *flags)
     path = sorted((Path(os.environ["REGRNN_DATA"]) / "speech-sample" / "wav").glob("*.wav"))[0]
     found = regrnn.load(out).transcribe(path)
     assert found.duration == pytest.approx(soundfile.info(path).duration)

@@ -29,33 +29,6 @@ LINES = ["rot blau", "", "eins zwei drei", "Zoe", "  ", "vier weiß"]
 
 
 @pytest.fixture
-def done(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """A command that succeeds; what it writes to standard output."""
-
-    def call(*arguments: object) -> str:
-        assert run([str(argument) for argument in arguments]) == 0
-        return capsys.readouterr().out
-
-    capsys.readouterr()
-    return call
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """A command that fails with one line, which is given."""
-
-    def call(*arguments: object) -> str:
-        assert run([str(argument) for argument in arguments]) == 1
-        found = capsys.readouterr()
-        assert found.out == ""
-        [line] = found.err.strip().splitlines()
-        return line
-
-    capsys.readouterr()
-    return call
-
-
-@pytest.fixture
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.de"
     path.write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
@@ -150,6 +123,16 @@ def test_several_runs_in_a_table(attentive_run: Path, second_run: Path, done: Ca
     assert lines[0].split("  ") == ["members", "test perplexity", "test bleu", "test chrf"]
     assert lines[1].split() == ["1", *(f"{first[key]:.3f}" for key in ("perplexity", "bleu", "chrf"))]
     assert lines[2].split() == ["2", *(f"{both[key]:.3f}" for key in ("perplexity", "bleu", "chrf"))]
+
+
+def test_members_are_trained_and_averaged(texts: Path, done: Callable[..., str], tmp_path: Path) -> None:
+    out = tmp_path / "two"
+    done("train", "translation", "--members", 2, "--out", out, *flags(texts, training__epochs="1", decoding__beam="1"))
+    alone, both = json.loads((out / "members.json").read_text())
+    assert alone["figures"]["test_perplexity"] == result_of(out / "member-1")["figures"]["test_perplexity"]
+    found = json.loads(done("evaluate", out / "member-1", out / "member-2", "--json"))
+    for figure in ("perplexity", "bleu", "chrf"):
+        assert both["figures"][f"test_{figure}"] == pytest.approx(found["figures"][figure], rel=1e-9)
 
 
 def test_runs_that_do_not_go_together(
