@@ -18,7 +18,7 @@ def check_sizes(sizes: Mapping[str, int | None]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordModelConfig:
+class TokenModelConfig:
     """What the `[model]` section of every recipe has whose model reads and predicts tokens."""
 
     hidden_size: int = 256

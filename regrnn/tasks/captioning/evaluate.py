@@ -21,7 +21,6 @@ from regrnn.tasks.captioning.encoders import Vector
 from regrnn.tasks.captioning.metrics import bleu, cider_d, rouge_l
 from regrnn.tasks.captioning.model import CaptionModel
 from regrnn.tasks.protocol import Evaluation
-from regrnn.tasks.scoring import Features
 
 TRAIN_IMAGES = 210
 """`train_` figures are taken on this many images, spread evenly over the training part."""
@@ -66,7 +65,7 @@ def log_probabilities(
     `images` says of each caption which image it is of.
     """
 
-    def seeing(model: CaptionModel, vectors: Sequence[Vector]) -> Features:
+    def seeing(model: CaptionModel, vectors: Sequence[Vector]) -> scoring.Features:
         def features(lot: Sequence[int], tokens_TB: Tensor) -> Tensor:
             v_BF = torch.from_numpy(np.stack([vectors[images[index]] for index in lot]))
             return model.features(v_BF.to(tokens_TB.device), tokens_TB)

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from regrnn.nn import LSTM
 from regrnn.search.beam import Steps
 from regrnn.tasks.captioning.encoders import Vector
-from regrnn.tasks.settings import WordModelConfig
+from regrnn.tasks.settings import TokenModelConfig
 
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(WordModelConfig):
+class ModelConfig(TokenModelConfig):
     """The `[model]` section of a captioning recipe."""
 
     num_layers: int = 1

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from regrnn.nn import GRU, LSTM, RNN
 from regrnn.nn.regularization import SharedMask
-from regrnn.tasks.settings import WordModelConfig
+from regrnn.tasks.settings import TokenModelConfig
 
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(WordModelConfig):
+class ModelConfig(TokenModelConfig):
     """The `[model]` section of a language recipe."""
 
     cell: Literal["lstm", "gru", "rnn"] = "lstm"

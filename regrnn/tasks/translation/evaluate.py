@@ -18,7 +18,6 @@ from regrnn.search.beam import Hypothesis, averaged, beam_search
 from regrnn.search.sampling import Sampler
 from regrnn.tasks import scoring
 from regrnn.tasks.protocol import Evaluation
-from regrnn.tasks.scoring import Features
 from regrnn.tasks.translation.data import Pairs, Vocabularies
 from regrnn.tasks.translation.model import State, TranslationModel
 
@@ -80,7 +79,7 @@ def log_probabilities(
 ) -> list[Tensor]:
     """ln p of the tokens of each target, (T,) float64 each, under the models' average per prediction."""
 
-    def reading(model: TranslationModel) -> Features:
+    def reading(model: TranslationModel) -> scoring.Features:
         def features(lot: Sequence[int], tokens_TB: Tensor) -> Tensor:
             read = to_sources([sources[index] for index in lot], tokens_TB.device)
             return model.features(read.source_SB, read.lengths_B, tokens_TB)

@@ -23,14 +23,14 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from regrnn.nn import LSTM, Regularization, draw_mask
 from regrnn.nn.regularization import as_regularization
 from regrnn.search.beam import Steps
-from regrnn.tasks.settings import WordModelConfig
+from regrnn.tasks.settings import TokenModelConfig
 
 State = dict[str, Tensor]
 """`h`, `c` (L, B, H); with attention also `memory`, `keys` (S, B, H) and `padding` (S, B)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(WordModelConfig):
+class ModelConfig(TokenModelConfig):
     """The `[model]` section of a translation recipe."""
 
     dropout: float | Regularization = 0.0
