@@ -64,7 +64,7 @@ class Stack(Structure):
             (name, c_void_p)
             for name in ("decoder_bias", "h", "c", "logits", "projected", "known", "x", "gates", "h_now", "c_now")
         ),
-        *((name, c_void_p) for name in ("products", "rounded", "steps", "order")),
+        *((name, c_void_p) for name in ("products", "rounded", "steps")),
     ]
 
 
@@ -76,6 +76,7 @@ class Drawing(Structure):
         ("top_p", c_float),
         ("top_k", c_int64),
         ("never", c_void_p),
+        ("nevers", c_int64),
         ("uniform", c_void_p),
     ]
 

@@ -5,8 +5,10 @@ Shapes: B rows, E embedding, H hidden, V vocabulary, L layers, G gates times H.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Sequence
+import mmap
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
@@ -21,6 +23,7 @@ Storage = Literal["float32", "int8"]
 
 _GATES = {"rnn_tanh": 1, "rnn_relu": 1, "rnn_sigmoid": 1, "lstm": 4, "gru": 3}
 _MOST_PROJECTED = 2**28  # floats; memory that is never written costs nothing
+_LARGE_PAGE = 2**21  # bytes
 _CHUNK = 16  # bytes of one output that lie together, see `struct Matrix`
 
 
@@ -62,8 +65,8 @@ class Stack:
             self._projected = embedding_VE.new_empty(self.V, self._gates * self.H)
             self._known = torch.zeros(self.V, dtype=torch.uint8)
 
-    def _keep(self, tensor: Tensor) -> int:
-        tensor = tensor.detach().contiguous()
+    def _keep(self, tensor: Tensor, *, copy: bool = False) -> int:
+        tensor = in_large_pages(tensor.detach()) if copy else tensor.detach().contiguous()
         self._alive.append(tensor)
         return tensor.data_ptr()
 
@@ -75,12 +78,12 @@ class Stack:
         rows = padded.view(-1, K)
         filled = Matrix(K=K)
         if self._storage == "float32":
-            filled.panels = self._keep(rows.view(-1, width, K).transpose(1, 2))
+            filled.panels = self._keep(rows.view(-1, width, K).transpose(1, 2), copy=True)
             return filled
         scales, rounded = round_to_bytes(rows)
         filled.stride = (K + _CHUNK - 1) // _CHUNK * _CHUNK
         chunks = torch.nn.functional.pad(rounded, (0, filled.stride - K)).view(-1, 4, filled.stride // _CHUNK, _CHUNK)
-        filled.bytes = self._keep(chunks.transpose(1, 2))
+        filled.bytes = self._keep(chunks.transpose(1, 2), copy=True)
         filled.scales = self._keep(scales)
         return filled
 
@@ -112,7 +115,6 @@ class Stack:
             "products": new(threads, 4, B, self._width),
             "rounded": torch.empty(threads, B, stride, dtype=torch.int16),
             "steps": new(threads, B),
-            "order": torch.empty(threads, self.V, dtype=torch.int32),
         }
         filled = Filled(cell=self._cell, layers=L, B=B, E=self.E, H=H, V=self.V, threads=threads)
         filled.embedding, filled.stacked, filled.decoder = self._embedding, self._layers, self._decoder
@@ -144,7 +146,7 @@ class Stack:
         temperature: float,
         top_k: int | None,
         top_p: float | None,
-        never_V: Tensor,
+        never: Collection[int],
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Tokens (T, B) int64, the first drawn from `logits_BV`; then the logits and the state that follow the last.
 
@@ -155,21 +157,37 @@ class Stack:
             temperature: divides the logits; at 0 the most probable token is taken.
             top_k: draw among the k most probable; None among all.
             top_p: draw among the most probable that together reach p; None among all.
-            never_V: uint8, 1 for what must not be drawn.
+            never: tokens that must not be drawn.
         """
         logits_BV = logits_BV.clone(memory_format=torch.contiguous_format)
         uniform_TB = uniform_TB.contiguous()
         tokens_TB = torch.empty(uniform_TB.shape, dtype=torch.int64)
+        never_ids = torch.tensor(list(never), dtype=torch.int64)
         filled, written = self._fill(state, logits_BV)
         drawing = Drawing(
             temperature=temperature,
             top_p=1.0 if top_p is None else top_p,
             top_k=min(top_k or 0, self.V),
-            never=never_V.data_ptr(),
+            never=never_ids.data_ptr(),
+            nevers=len(never_ids),
             uniform=uniform_TB.data_ptr(),
         )
         core().generate(ctypes.byref(filled), ctypes.byref(drawing), len(uniform_TB), tokens_TB.data_ptr())
         return tokens_TB, logits_BV, self._state(written, len(uniform_TB) % 2)
+
+
+def in_large_pages(tensor: Tensor) -> Tensor:
+    """A contiguous copy, in large pages where the system has them.
+
+    A step reads all weights once, and with pages of 4 KiB it looks up where each of them lies.
+    """
+    size = tensor.numel() * tensor.element_size()
+    if not hasattr(mmap, "MADV_HUGEPAGE") or size < _LARGE_PAGE:
+        return tensor.clone(memory_format=torch.contiguous_format)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 def round_to_bytes(w: Tensor) -> tuple[Tensor, Tensor]:

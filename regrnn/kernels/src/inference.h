@@ -17,7 +17,7 @@
 namespace regrnn {
 namespace REGRNN_ISA {
 
-constexpr long FAR_AHEAD = 1024;  // bytes: what is asked for while this is worked on, since a page's end stops the hardware
+constexpr long FAR_AHEAD = 4096;  // bytes: what is asked for while this is worked on, since a page's end stops the hardware
 
 // out[i] = sum over k of w[i][k] x[k], i < 4, of four outputs that lie together: w[k / 16][i][k % 16]. n is a multiple
 // of 16.
@@ -78,18 +78,21 @@ inline Operand operand(const Matrix& m, long B, const float* p, long ld, int16_t
   for (long b = 0; b < B; b++) {
     const float* row = p + b * ld;
     int16_t* out = rounded + b * m.stride;
-    float largest = 0;
-    bool finite = true;
-    for (long k = 0; k < m.K; k++) {
-      largest = std::max(largest, std::fabs(row[k]));
-      finite &= std::fabs(row[k]) <= std::numeric_limits<float>::max();
+    vf most_of = {}, zero = {};
+    for (long k = 0; k < m.K; k += VL) {
+      const vf v = load_some(row + k, m.K - k);
+      most_of = max(v, max(-v, most_of));
+      zero += v - v;  // NaN if v is infinite or NaN
     }
-    if (!finite) largest = 0;
-    const float scale = largest > 0 ? most / largest : 0.f;
-    for (long k = 0; k < m.K; k++)  // NaN is not to be converted
-      out[k] = finite ? static_cast<int16_t>(std::nearbyint(row[k] * scale)) : int16_t{0};
-    std::fill(out + m.K, out + m.stride, int16_t{0});
-    steps[b] = finite ? largest / most : std::numeric_limits<float>::quiet_NaN();
+    const bool finite = sum(zero) == 0;
+    const float most_here = finite ? largest(most_of) : 0.f, scale = most_here > 0 ? most / most_here : 0.f;
+    const vf round = splat(12582912.f);  // as in `exp`
+    for (long k = 0; k < m.stride; k += VL) {
+      const vf v = finite ? load_some(row + k, m.K - k) * scale : vf{};
+      const vs16 rounded_v = __builtin_convertvector(reinterpret_cast<vi>(v + round) - 0x4B400000, vs16);
+      std::memcpy(out + k, &rounded_v, sizeof rounded_v);
+    }
+    steps[b] = finite ? most_here / most : std::numeric_limits<float>::quiet_NaN();
   }
   return {p, ld, rounded, steps};
 }
@@ -122,7 +125,6 @@ struct Own {
   float* products;
   int16_t* rounded;
   float* steps;
-  int32_t* order;
 };
 
 // Whether the first layer's products with the embeddings of all these tokens have been computed before.
@@ -221,48 +223,113 @@ inline void step_stack(int id, int threads, Barrier& barrier, const Stack& s, co
   barrier.wait();
 }
 
+constexpr long LOT = 512;  // probabilities that are summed in single precision; lots are in double
+
+// How many of x are not below `least`, and their sum.
+struct Upper {
+  long count;
+  double sum;
+};
+
+inline Upper upper(const float* x, long V, float least) {
+  vi counts = {};
+  double total = 0;
+  for (long from = 0; from < V; from += LOT) {
+    const long end = std::min(from + LOT, V);
+    vf sums = {};
+    for (long v = from; v < end; v += VL) {
+      const vf y = load_some(x + v, end - v);  // 0 behind the end, which is counted only if `least` is 0
+      const vi in = y >= splat(least);
+      counts -= in;
+      sums += in ? y : vf{};
+    }
+    total += sum(sums);
+  }
+  long count = 0;
+  for (int i = 0; i < VL; i++) count += counts[i];
+  return {count, total};
+}
+
+// Makes 0 all of x but the largest that are `enough`, the first of equal ones. x is from 0 to 1, and all of it enough.
+//
+// The least of what stays is found by halving the range of floats in which it lies, which orders them as integers do:
+// that takes at most thirty readings of x, where sorting it can take longer than a step of the model.
+template <class Enough>
+void keep_largest(float* x, long V, const Enough& enough) {
+  const auto number = [](int32_t bits) {
+    float out;
+    std::memcpy(&out, &bits, sizeof out);
+    return out;
+  };
+  int32_t low = 0, high = 0x3F800001;  // what is not below is enough, and is not: 0 and just above 1
+  Upper kept{0, 0};                    // what is not below `high`
+  long more = V;                       // what is between them
+  while (high - low > 1 && more > 1) {
+    const int32_t middle = low + (high - low) / 2;
+    const Upper found = upper(x, V, number(middle));
+    if (enough(found))
+      low = middle, more = found.count - kept.count;
+    else
+      high = middle, more -= found.count - kept.count, kept = found;
+  }
+  for (long v = 0; v < V; v++) {
+    if (x[v] >= number(high)) continue;
+    if (x[v] >= number(low) && !enough(kept))
+      kept.count++, kept.sum += x[v];
+    else
+      x[v] = 0;
+  }
+}
+
 // A token of one row, which overwrites its logits. As `regrnn.search.sampling.truncate_logits`, then the first token
 // at which the sum of probabilities, in the order of the tokens, is above `uniform`.
-inline int64_t draw(float* x, long V, const Drawing& d, float uniform, int32_t* order) {
-  const float low = -std::numeric_limits<float>::infinity();
-  if (d.never != nullptr)
-    for (long v = 0; v < V; v++)
-      if (d.never[v]) x[v] = low;
+inline int64_t draw(float* x, long V, const Drawing& d, float uniform) {
+  for (long i = 0; i < d.nevers; i++) x[d.never[i]] = -std::numeric_limits<float>::infinity();
+  float most = x[0];
   long top = 0;
-  for (long v = 1; v < V; v++)
-    if (x[v] > x[top]) top = v;
+  for (long from = 0; from < V; from += LOT) {
+    const long n = std::min(LOT, V - from);
+    vf largest_yet = splat(most);
+    long v = 0;
+    for (; v + VL <= n; v += VL) largest_yet = max(load(x + from + v), largest_yet);
+    float here = largest(largest_yet);
+    for (; v < n; v++) here = x[from + v] > here ? x[from + v] : here;
+    if (here > most) most = here, top = from;
+  }
+  if (most == most)  // it is not if x[0] is NaN
+    while (x[top] != most) top++;
   if (d.temperature == 0.f || d.top_k == 1) return top;
+
   // The largest becomes 0 and stays it, however near to 0 the temperature.
-  const float most = x[top], scale = std::max(d.temperature, std::numeric_limits<float>::min());
-  for (long v = 0; v < V; v += VL)
-    store_some(x + v, exp((load_some(x + v, V - v) - most) / scale), V - v);
-  const auto before = [x](int32_t a, int32_t b) { return x[a] != x[b] ? x[a] > x[b] : a < b; };
-  const bool some = d.top_k > 0 && d.top_k < V;
-  if (some || d.top_p < 1.f) {
-    const long kept = some ? d.top_k : V;
-    for (long v = 0; v < V; v++) order[v] = static_cast<int32_t>(v);
-    if (some) {
-      std::nth_element(order, order + kept - 1, order + V, before);
-      for (long i = kept; i < V; i++) x[order[i]] = 0;
-    }
-    if (d.top_p < 1.f) {
-      std::sort(order, order + kept, before);
-      double total = 0, reached = 0;
-      for (long i = 0; i < kept; i++) total += x[order[i]];
-      for (long i = 0; i < kept; i++) {
-        if (i > 0 && reached >= d.top_p * total) x[order[i]] = 0;
-        reached += x[order[i]];
-      }
-    }
+  const float scale = std::max(d.temperature, std::numeric_limits<float>::min());
+  for (long v = 0; v < V; v += VL) store_some(x + v, exp((load_some(x + v, V - v) - most) / scale), V - v);
+  double total = upper(x, V, 0.f).sum;
+  if (!(total > 0)) return top;  // x[0] is NaN
+  if (d.top_k > 0 && d.top_k < V) {
+    keep_largest(x, V, [&](const Upper& u) { return u.count >= d.top_k; });
+    total = upper(x, V, 0.f).sum;
   }
-  double total = 0, reached = 0;
-  for (long v = 0; v < V; v++) total += x[v];
+  if (d.top_p < 1.f) {
+    keep_largest(x, V, [&](const Upper& u) { return u.sum >= d.top_p * total; });
+    total = upper(x, V, 0.f).sum;
+  }
+  double reached = 0;
   const double wanted = uniform * total;
-  for (long v = 0; v < V; v++) {
-    reached += x[v];
-    if (reached > wanted) return v;
+  for (long from = 0; from < V; from += LOT) {
+    const long n = std::min(LOT, V - from);
+    const double after = reached + upper(x + from, n, 0.f).sum;
+    if (after > wanted) {
+      long last = top;  // if by rounding no token of the lot reaches what the lot does
+      for (long v = from; v < from + n; v++) {
+        if (x[v] > 0) last = v;
+        reached += x[v];
+        if (reached > wanted) return v;
+      }
+      return last;
+    }
+    reached = after;
   }
-  return top;  // NaN
+  return top;
 }
 
 template <class Body>
@@ -272,7 +339,7 @@ void with_own(const Stack& s, const Body& body) {
     for (long i = 0; i < s.layers; i++)
       stride = std::max<long>({stride, s.stacked[i].w_ih.stride, s.stacked[i].w_hh.stride});
     body(id, threads, barrier,
-         Own{s.products + id * 4 * s.B * NR, s.rounded + id * s.B * stride, s.steps + id * s.B, s.order + id * s.V});
+         Own{s.products + id * 4 * s.B * NR, s.rounded + id * s.B * stride, s.steps + id * s.B});
   });
 }
 
@@ -297,7 +364,7 @@ inline void generate(const Stack& s, const Drawing& d, long length, int64_t* tok
     const Part rows(s.B, id, threads);
     for (long i = 0; i < length; i++) {
       for (long b = rows.begin; b < rows.end; b++)
-        tokens[i * s.B + b] = draw(s.logits + b * s.V, s.V, d, d.uniform[i * s.B + b], own.order);
+        tokens[i * s.B + b] = draw(s.logits + b * s.V, s.V, d, d.uniform[i * s.B + b]);
       enter_tokens(s, rows, tokens + i * s.B);
       barrier.wait();
       step_stack(id, threads, barrier, s, tokens + i * s.B, static_cast<int>(i % 2), own);

@@ -82,7 +82,6 @@ struct Stack {
   float* products;  // (threads, 4, B, NR)
   int16_t* rounded; // (threads, B, most stride) under bytes
   float* steps;     // (threads, B)
-  int32_t* order;   // (threads, V)
 };
 
 // How tokens are drawn from logits.
@@ -90,7 +89,8 @@ struct Drawing {
   float temperature;  // 0: the most probable
   float top_p;        // 1: all
   int64_t top_k;      // 0: all
-  const uint8_t* never;   // (V): 1 for what is not drawn
+  const int64_t* never;   // (nevers): tokens that are not drawn
+  int64_t nevers;
   const float* uniform;   // (length, B), in [0, 1)
 };
 

@@ -17,6 +17,7 @@ constexpr int NR = 2 * VL;         // width of a panel: output columns that one 
 
 typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef int16_t vs16 __attribute__((vector_size(VL * 2)));
 typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
 typedef float quad __attribute__((vector_size(16)));

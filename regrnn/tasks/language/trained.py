@@ -229,8 +229,6 @@ class TrainedLanguageModel:
             {name: tensor.expand(-1, samples, -1).contiguous() for name, tensor in state.items()} for state in states
         ]
         never = [] if vocabulary.unk_id is None else [vocabulary.unk_id]
-        never_V = torch.zeros(len(vocabulary), dtype=torch.uint8)
-        never_V[never] = 1
 
         def several(logits_BV: Tensor, states: list[State], uniform_TB: Tensor) -> tuple[Tensor, Tensor, list[State]]:
             state = states[0]
@@ -241,7 +239,7 @@ class TrainedLanguageModel:
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
-                never_V=never_V,
+                never=never,
             )
             return tokens_TB, logits_BV, [dict(zip(("h", "c"), after, strict=False))]
 
