@@ -4,6 +4,7 @@ On the compiled core where it runs; gradients of embeddings may be sparse (``nn.
 rows that a batch did not use cost nothing.
 """
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -66,6 +67,12 @@ class SGD(torch.optim.Optimizer):
         lr: the learning rate.
         weight_decay: not with sparse gradients, whose rows alone it would touch.
     """
+
+    # The first call of one of torch's own imports all of torch._dynamo, to tell it to keep out: 70 MB and seconds.
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})

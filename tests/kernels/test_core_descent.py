@@ -1,6 +1,8 @@
 """Norm, clipping and descent against torch's clip_grad_norm_ and SGD, with dense and sparse gradients."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -133,3 +135,23 @@ def test_double_precision_goes_through_torch() -> None:
     assert gradient_norm([parameter]) == pytest.approx(2e-12, rel=1e-12)
     SGD([parameter], lr=1.0).step()
     assert torch.equal(parameter.data, torch.full((4,), 1 - 1e-12, dtype=torch.float64))
+
+
+WITHOUT_DYNAMO = """
+import sys
+import torch
+from regrnn.training.descent import SGD
+w = torch.nn.Parameter(torch.ones(3))
+optimizer = SGD([w], lr=0.5)
+optimizer.zero_grad()
+w.sum().backward()
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+assert w.tolist() == [0.5] * 3 and optimizer.param_groups[0]["lr"] == 0.5
+sys.exit("torch._dynamo" in sys.modules)
+"""
+
+
+def test_an_update_does_not_import_dynamo() -> None:
+    """It is 70 MB and seconds, and torch's own optimizers import it when they are built."""
+    assert subprocess.run([sys.executable, "-c", WITHOUT_DYNAMO]).returncode == 0
