@@ -1,12 +1,13 @@
 """Embedding, layers and softmax step by step on the core, for generation and search: weights laid out once.
 
-Shapes: B rows, E embedding, H hidden, V vocabulary, L layers, G gates times H.
+Shapes: B rows, E embedding, H hidden, V outputs of the softmax, L layers, G gates times H.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import mmap
 from collections.abc import Collection, Sequence
 from typing import Literal
@@ -17,6 +18,7 @@ from torch import Tensor
 from regrnn.kernels.core import Drawing, Matrix, StackedLayer
 from regrnn.kernels.core import Stack as Filled
 from regrnn.kernels.ops import CELLS, core
+from regrnn.kernels.use import fused
 
 Storage = Literal["float32", "int8"]
 """How the weights are held: as they are, or each rounded to 8 bits with a scale for every output."""
@@ -32,38 +34,38 @@ class Stack:
 
     Args:
         cell: a key of `ops.CELLS`.
-        embedding_VE: (V, E) float32 on the CPU; used in place.
-        layers: (w_ih, w_hh, b_ih, b_hh) of each layer, from the first; the biases may be None.
-        decoder_VH: (V, H).
-        decoder_bias_V: (V,) or None.
+        embedding: (types, E) float32 on the CPU; used in place.
+        layers: w_ih, w_hh and, if it has biases, b_ih and b_hh of each layer, from the first (`LSTM.all_weights`).
+        decoder: weights (V, H) and biases (V,) or None; None for layers alone, whose logits are (B, 0).
         storage: of all weights but the embedding and the biases.
     """
 
     def __init__(
         self,
         cell: str,
-        embedding_VE: Tensor,
-        layers: Sequence[tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
-        decoder_VH: Tensor,
-        decoder_bias_V: Tensor | None,
+        embedding: Tensor,
+        layers: Sequence[Sequence[Tensor]],
+        decoder: tuple[Tensor, Tensor | None] | None,
         storage: Storage = "float32",
     ) -> None:
         self._width = core().panel_width
         self._storage = storage
         self._alive: list[Tensor] = []
         self._cell, self._gates, self._has_c = CELLS[cell], _GATES[cell], cell == "lstm"
-        self.V, self.H = decoder_VH.shape
-        self.E = embedding_VE.size(1)
-        self._embedding = self._keep(embedding_VE)
+        self.H = layers[0][1].size(1)
+        types, self.E = embedding.shape
+        self._embedding = self._keep(embedding)
         self._layers = (StackedLayer * len(layers))(*(self._layer(*weights) for weights in layers))
-        self._decoder = self._matrix(decoder_VH, 1)
-        self._decoder_bias = None if decoder_bias_V is None else self._keep(decoder_bias_V)
+        weights, bias = decoder or (embedding.new_empty(0, self.H), None)
+        self.V = len(weights)
+        self._decoder = self._matrix(weights, 1)
+        self._decoder_bias = None if bias is None else self._keep(bias)
 
         # The first layer's input products of the tokens seen so far: a text has few of its vocabulary.
-        self._projected, self._known = embedding_VE.new_empty(0), torch.zeros(0, dtype=torch.uint8)
-        if self.V * self._gates * self.H <= _MOST_PROJECTED:
-            self._projected = embedding_VE.new_empty(self.V, self._gates * self.H)
-            self._known = torch.zeros(self.V, dtype=torch.uint8)
+        self._projected, self._known = embedding.new_empty(0), torch.zeros(0, dtype=torch.uint8)
+        if types * self._gates * self.H <= _MOST_PROJECTED:
+            self._projected = embedding.new_empty(types, self._gates * self.H)
+            self._known = torch.zeros(types, dtype=torch.uint8)
 
     def _keep(self, tensor: Tensor, *, copy: bool = False) -> int:
         tensor = in_large_pages(tensor.detach()) if copy else tensor.detach().contiguous()
@@ -87,7 +89,9 @@ class Stack:
         filled.scales = self._keep(scales)
         return filled
 
-    def _layer(self, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None) -> StackedLayer:
+    def _layer(
+        self, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+    ) -> StackedLayer:
         filled = StackedLayer(w_ih=self._matrix(w_ih, self._gates), w_hh=self._matrix(w_hh, self._gates))
         if b_ih is not None and b_hh is not None:
             b_hh = b_hh.detach().clone()
@@ -127,7 +131,10 @@ class Stack:
         return filled, [h, c, *scratch.values()]
 
     def step(self, tokens_B: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Logits (B, V) of what follows `tokens_B` (int64, each in [0, V)), and the state to go on from."""
+        """Logits (B, V) of what follows `tokens_B` (int64, rows of the embedding), and the state to go on from.
+
+        Of each row the same, whatever stands beside it.
+        """
         logits_BV = torch.empty(len(tokens_B), self.V)
         tokens_B = tokens_B.contiguous()
         filled, written = self._fill(state, logits_BV)
@@ -174,6 +181,37 @@ class Stack:
         )
         core().generate(ctypes.byref(filled), ctypes.byref(drawing), len(uniform_TB), tokens_TB.data_ptr())
         return tokens_TB, logits_BV, self._state(written, len(uniform_TB) % 2)
+
+
+class LaidOut:
+    """The stack of a model, kept from step to step, and laid out anew if the weights have changed.
+
+    A copy of the model has its own.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] = ()
+        self._stack: Stack | None = None
+
+    def __reduce__(self) -> tuple[type[LaidOut], tuple[()]]:
+        return LaidOut, ()
+
+    def of(
+        self,
+        cell: str,
+        embedding: Tensor,
+        layers: Sequence[Sequence[Tensor]],
+        decoder: tuple[Tensor, Tensor | None] | None,
+        storage: Storage = "float32",
+    ) -> Stack | None:
+        """As `Stack`'s arguments say; None where the core does not run, or not with these weights."""
+        weights = [w for w in (embedding, *itertools.chain(*layers), *(decoder or ())) if w is not None]
+        if not fused(*weights):
+            return None
+        key = (storage, *((w.data_ptr(), w._version) for w in weights))
+        if key != self._key:
+            self._stack, self._key = Stack(cell, embedding, layers, decoder, storage), key
+        return self._stack
 
 
 def in_large_pages(tensor: Tensor) -> Tensor:

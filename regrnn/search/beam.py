@@ -42,6 +42,15 @@ def averaged(models: Sequence[Steps[Any]]) -> Steps[tuple[Any, ...]]:
     """Models of one vocabulary as one: its probabilities are the mean of theirs at each step. States are a tuple."""
     if not models:
         raise ValueError("there must be a model")
+    if len(models) == 1:
+        # The mean of one costs as much as the model's own step, being taken over all of the vocabulary.
+        (one,) = models
+
+        def alone(tokens_N: Tensor, states: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+            log_p_NV, state = one.step(tokens_N, states[0])
+            return log_p_NV, (state,)
+
+        return Steps(alone, lambda states, rows: (one.select(states[0], rows),))
 
     def step(tokens_N: Tensor, states: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
         stepped = [model.step(tokens_N, state) for model, state in zip(models, states, strict=True)]

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from regrnn.kernels.stack import Stack, in_large_pages
+from regrnn.kernels.stack import Stack
 
 DRAWS = 40
 ROUNDING = 1e-5
@@ -16,11 +16,11 @@ ROUNDING = 1e-5
 def draws(logits_V: Tensor, uniform_T: Tensor, **options: object) -> list[int]:
     """One token for each number, always from these logits: a model of no weights whose decoder's bias they are."""
     V, H = len(logits_V), 3
-    layer = (torch.zeros(4 * H, H), torch.zeros(4 * H, H), None, None)
-    stack = Stack("lstm", torch.zeros(V, H), [layer], torch.zeros(V, H), logits_V)
+    layer = (torch.zeros(4 * H, H), torch.zeros(4 * H, H))
+    stack = Stack("lstm", torch.zeros(V, H), [layer], (torch.zeros(V, H), logits_V))
     state = (torch.zeros(1, 1, H), torch.zeros(1, 1, H))
     tokens_TB, after_BV, _ = stack.generate(logits_V[None], state, uniform_T[:, None], **options)  # type: ignore[arg-type]
-    assert torch.equal(after_BV[0], logits_V)
+    assert torch.equal(after_BV[0].nan_to_num(), logits_V.nan_to_num())
     return tokens_TB[:, 0].tolist()
 
 
@@ -89,33 +89,11 @@ def test_the_smallest_set_that_reaches_p_is_drawn_from(instruction_set: str, p: 
 
 
 @pytest.mark.parametrize("place", [0, 700, 999])
-def test_not_a_number_among_the_logits_draws_some_token(instruction_set: str, place: int) -> None:
+@pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (5, 0.5)])
+def test_not_a_number_among_the_logits_draws_some_token(
+    instruction_set: str, place: int, top_k: int | None, top_p: float | None
+) -> None:
     logits_V = torch.randn(1000)
     logits_V[place] = torch.nan
-    stack = Stack(
-        "rnn_tanh",
-        torch.zeros(1000, 1),
-        [(torch.zeros(1, 1), torch.zeros(1, 1), None, None)],
-        torch.zeros(1000, 1),
-        logits_V,
-    )
-    for options in ({"top_k": None, "top_p": None}, {"top_k": 5, "top_p": 0.5}):
-        tokens_TB, _, _ = stack.generate(
-            logits_V[None],
-            (torch.zeros(1, 1, 1),),
-            torch.rand(20, 1),
-            temperature=1.0,
-            never=[],
-            **options,  # type: ignore[arg-type]
-        )
-        assert ((tokens_TB >= 0) & (tokens_TB < 1000)).all()
-
-
-@pytest.mark.parametrize("shape", [(0, 2), (3, 5), (1030, 1031)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
-def test_a_copy_in_large_pages_is_equal_and_contiguous(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    tensor = torch.arange(torch.Size(shape).numel()).to(dtype).view(shape)
-    copy = in_large_pages(tensor.T)
-    assert torch.equal(copy, tensor.T)
-    assert copy.is_contiguous()
-    assert copy.data_ptr() != tensor.data_ptr() or not copy.numel()
+    found = draws(logits_V, torch.rand(20), temperature=1.0, top_k=top_k, top_p=top_p, never=[])
+    assert 0 <= min(found) <= max(found) < 1000

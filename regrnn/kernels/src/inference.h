@@ -44,24 +44,29 @@ inline void dot4(const int8_t* w, const int16_t* x, long n, int32_t* out) {
 #endif
 }
 
-// out[NR] = x (K) times one panel of floats: `tile` of one row, with sums enough to keep the units busy.
-inline void panel_of_one(const float* panel, long K, const float* x, float* out) {
-  vf s[4][2] = {};
-  long k = 0;
-  for (; k + 4 <= K; k += 4, panel += 4 * NR)
+// out[i][NR] = x (K) times panel i of P panels of floats, `stride` floats apart. As `tile` of one row, sum by sum, so that results do
+// not depend on how many rows there are; several panels at once keep the units busy.
+template <int P>
+void panels_of_one(const float* panels, long stride, long K, const float* x, float* out) {
+  vf s[P][2] = {};
+  auto step = [&](long k) REGRNN_LAMBDA_INLINE {
+    const vf v = splat(x[k]);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      for (long line = 0; line < NR; line += 16) __builtin_prefetch(panel + i * NR + line + FAR_AHEAD / 4);
-      const vf v = splat(x[k + i]);
-      s[i][0] += v * load(panel + i * NR);
-      s[i][1] += v * load(panel + i * NR + VL);
+    for (int i = 0; i < P; i++) {
+      const float* row = panels + i * stride + k * NR;
+      for (long line = 0; line < NR; line += 16) __builtin_prefetch(row + line + FAR_AHEAD / 4);
+      s[i][0] += v * load(row);
+      s[i][1] += v * load(row + VL);
     }
-  for (; k < K; k++, panel += NR) {
-    s[0][0] += splat(x[k]) * load(panel);
-    s[0][1] += splat(x[k]) * load(panel + VL);
+  };
+  long k = 0;
+  for (; k + 4 <= K; k += 4) step(k), step(k + 1), step(k + 2), step(k + 3);
+  for (; k < K; k++) step(k);
+#pragma GCC unroll 4
+  for (int i = 0; i < P; i++) {
+    store(out + i * NR, s[i][0]);
+    store(out + i * NR + VL, s[i][1]);
   }
-  store(out, (s[0][0] + s[1][0]) + (s[2][0] + s[3][0]));
-  store(out + VL, (s[0][1] + s[1][1]) + (s[2][1] + s[3][1]));
 }
 
 // B rows, ld floats apart, that a matrix is multiplied with; rounded first where it is of bytes.
@@ -97,25 +102,38 @@ inline Operand operand(const Matrix& m, long B, const float* p, long ld, int16_t
   return {p, ld, rounded, steps};
 }
 
-// out[b][NR] = the outputs of one panel for every row.
-inline void panel_product(const Matrix& m, long panel, long B, const Operand& x, float* out) {
-  if (m.panels != nullptr) {
-    if (B == 1) return panel_of_one(m.panels + panel * m.K * NR, m.K, x.p, out);
-    const long tiles = tiles_of(B);
-    for (long i = 0; i < tiles; i++) {
-      const long r = tile_start(B, tiles, i);
-      tile_rows<Ahead::nothing>(static_cast<int>(tile_start(B, tiles, i + 1) - r), m.K, x.p + r * x.ld, x.ld, NR,
-                                m.panels + panel * m.K * NR, out + r * NR, false, nullptr);
+constexpr int PANELS = 4;  // the most that are multiplied at a time
+
+// out[i][b][NR] = the outputs for every row of `count` panels, from `panel`, `apart` panels apart.
+inline void panel_products(const Matrix& m, long panel, long apart, int count, long B, const Operand& x, float* out) {
+  if (m.panels != nullptr && B == 1) {
+    const float* first = m.panels + panel * m.K * NR;
+    const long stride = apart * m.K * NR;
+    switch (count) {
+      case 1: return panels_of_one<1>(first, stride, m.K, x.p, out);
+      case 2: return panels_of_one<2>(first, stride, m.K, x.p, out);
+      case 3: return panels_of_one<3>(first, stride, m.K, x.p, out);
+      default: return panels_of_one<PANELS>(first, stride, m.K, x.p, out);
     }
-    return;
   }
-  for (long i = 0; i < NR; i += 4) {
-    const int8_t* w = m.bytes + (panel * NR + i) * m.stride;
-    for (long b = 0; b < B; b++) {
-      int32_t sums[4];
-      dot4(w, x.rounded + b * m.stride, m.stride, sums);
-      for (int j = 0; j < 4; j++)
-        out[b * NR + i + j] = m.scales[panel * NR + i + j] * x.steps[b] * static_cast<float>(sums[j]);
+  for (int n = 0; n < count; n++, panel += apart, out += B * NR) {
+    if (m.panels != nullptr) {
+      const long tiles = tiles_of(B);
+      for (long i = 0; i < tiles; i++) {
+        const long r = tile_start(B, tiles, i);
+        tile_rows<Ahead::nothing>(static_cast<int>(tile_start(B, tiles, i + 1) - r), m.K, x.p + r * x.ld, x.ld, NR,
+                                  m.panels + panel * m.K * NR, out + r * NR, false, nullptr);
+      }
+      continue;
+    }
+    for (long i = 0; i < NR; i += 4) {
+      const int8_t* w = m.bytes + (panel * NR + i) * m.stride;
+      for (long b = 0; b < B; b++) {
+        int32_t sums[4];
+        dot4(w, x.rounded + b * m.stride, m.stride, sums);
+        for (int j = 0; j < 4; j++)
+          out[b * NR + i + j] = m.scales[panel * NR + i + j] * x.steps[b] * static_cast<float>(sums[j]);
+      }
     }
   }
 }
@@ -156,17 +174,17 @@ void step_layer(int id, int threads, const Stack& s, const StackedLayer& layer, 
                     width * sizeof(float));
   } else {
     const Operand from = operand(layer.w_ih, B, x, layer.w_ih.K, own.rounded, own.steps);
-    for (long p = part.begin; p < part.end; p++)
-      for (int q = 0; q < Q; q++) {
-        panel_product(layer.w_ih, q * blocks + p, B, from, own.products);
-        const long j = p * NR;
+    for (long p = part.begin; p < part.end; p++) {
+      panel_products(layer.w_ih, p, blocks, Q, B, from, own.products);
+      const long j = p * NR;
+      for (int q = 0; q < Q; q++)
         for (long b = 0; b < B; b++)
           for (long v = 0; v < NR; v += VL) {
-            vf a = load(own.products + b * NR + v);
+            vf a = load(own.products + (q * B + b) * NR + v);
             if (layer.bias != nullptr) a += load_some(layer.bias + q * H + j + v, H - j - v);
             store_some(s.gates + (b * Q + q) * H + j + v, a, H - j - v);
           }
-      }
+    }
     if (tokens != nullptr && s.known != nullptr)
       for (long b = 0; b < B; b++)
         for (int q = 0; q < Q && width > 0; q++)
@@ -175,7 +193,7 @@ void step_layer(int id, int threads, const Stack& s, const StackedLayer& layer, 
   }
   const Operand from = operand(layer.w_hh, B, h, H, own.rounded, own.steps);
   for (long p = part.begin; p < part.end; p++) {
-    for (int q = 0; q < Q; q++) panel_product(layer.w_hh, q * blocks + p, B, from, own.products + q * B * NR);
+    panel_products(layer.w_hh, p, blocks, Q, B, from, own.products);
     for (long b = 0; b < B; b++)
       for (long v = 0; v < NR && p * NR + v < H; v += VL)
         forward_unit<cell>(l, steps, 0, b, p * NR + v, H - p * NR - v, own.products + b * NR + v, B * NR);
@@ -193,7 +211,7 @@ inline void step_any(int id, int threads, const Stack& s, const StackedLayer& la
   }
 }
 
-// One step of all layers from `tokens`, whose embeddings are in s.x, and the logits. `now` (0 or 1) says which half of the states is read. All threads
+// One step of all layers from `tokens`, whose embeddings are in s.x, and the logits unless V is 0. `now` (0 or 1) says which half of the states is read. All threads
 // meet at the end.
 inline void step_stack(int id, int threads, Barrier& barrier, const Stack& s, const int64_t* tokens, int now,
                        const Own& own) {
@@ -208,17 +226,21 @@ inline void step_stack(int id, int threads, Barrier& barrier, const Stack& s, co
       for (long b = 0; b < s.B; b++) s.known[tokens[b]] = 1;
     x = h_next;
   }
+  if (s.V == 0) return;
   const Operand from = operand(s.decoder, s.B, x, s.H, own.rounded, own.steps);
   const Part part((s.V + NR - 1) / NR, id, threads);
-  for (long p = part.begin; p < part.end; p++) {
-    panel_product(s.decoder, p, s.B, from, own.products);
-    const long j = p * NR, width = s.V - j;
-    for (long b = 0; b < s.B; b++)
-      for (long v = 0; v < NR; v += VL) {
-        vf y = load(own.products + b * NR + v);
-        if (s.decoder_bias != nullptr) y += load_some(s.decoder_bias + j + v, width - v);
-        store_some(s.logits + b * s.V + j + v, y, width - v);
-      }
+  for (long p = part.begin; p < part.end; p += PANELS) {
+    const int count = static_cast<int>(std::min<long>(PANELS, part.end - p));
+    panel_products(s.decoder, p, 1, count, s.B, from, own.products);
+    for (int i = 0; i < count; i++) {
+      const long j = (p + i) * NR, width = s.V - j;
+      for (long b = 0; b < s.B; b++)
+        for (long v = 0; v < NR; v += VL) {
+          vf y = load(own.products + (i * s.B + b) * NR + v);
+          if (s.decoder_bias != nullptr) y += load_some(s.decoder_bias + j + v, width - v);
+          store_some(s.logits + b * s.V + j + v, y, width - v);
+        }
+    }
   }
   barrier.wait();
 }

@@ -65,21 +65,21 @@ struct StackedLayer {
 // A stack of layers between an embedding and a softmax, that B rows go through step by step.
 struct Stack {
   int64_t cell, layers, B, E, H, V, threads;
-  const float* embedding;          // (V, E)
+  const float* embedding;          // (types, E)
   const StackedLayer* stacked;     // (layers)
   Matrix decoder;
   const float* decoder_bias;       // (V) or null
   float* h;                        // (2, layers, B, H): the state, and room for the next one
   float* c;                        // the same of an LSTM
   float* logits;                   // (B, V)
-  float* projected;                // (V, Q H): the first layer's products, token by token, as they come to be known,
-  uint8_t* known;                  // (V): or both null
+  float* projected;                // (types, Q H): the first layer's products, token by token, as they come to be known,
+  uint8_t* known;                  // (types): or both null
   // Scratch.
   float* x;         // (B, E)
   float* gates;     // (B, Q H)
   float* h_now;     // (B, H)
   float* c_now;     // (B, H)
-  float* products;  // (threads, 4, B, NR)
+  float* products;  // (threads, PANELS, B, NR)
   int16_t* rounded; // (threads, B, most stride) under bytes
   float* steps;     // (threads, B)
 };

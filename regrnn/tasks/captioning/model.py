@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from regrnn.kernels.stack import LaidOut
 from regrnn.nn import LSTM
 from regrnn.search.beam import Steps
 from regrnn.tasks.captioning.encoders import Vector
@@ -50,6 +51,7 @@ class CaptionModel(nn.Module):
         self.decoder = nn.Linear(config.hidden_size, vocabulary_size)
         if config.tied:
             self.decoder.weight = self.encoder.weight
+        self._laid_out = LaidOut()
         for part in (self.encoder, self.rnn, self.decoder):
             for parameter in part.parameters():
                 nn.init.uniform_(parameter, -config.init, config.init)
@@ -88,6 +90,12 @@ class CaptionModel(nn.Module):
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
         """ln p (B, V) of the token after each, and the state to go on from."""
+        if not self.training and not torch.is_grad_enabled():
+            decoder = (self.decoder.weight, self.decoder.bias)
+            stack = self._laid_out.of(self.rnn.cell, self.encoder.weight, self.rnn.all_weights, decoder)
+            if stack is not None:
+                logits_BV, (h_LBH, c_LBH) = stack.step(tokens_B, (state["h"], state["c"]))
+                return logits_BV.log_softmax(-1), {"h": h_LBH, "c": c_LBH}
         h_TBH, (h_LBH, c_LBH) = self.rnn(self.encoder(tokens_B[None]), (state["h"], state["c"]))
         return self.decoder(h_TBH[0]).log_softmax(-1), {"h": h_LBH, "c": c_LBH}
 

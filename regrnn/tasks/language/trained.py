@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from regrnn.data.vocabulary import Vocabulary, WordVocabulary
 from regrnn.errors import RegrnnError
-from regrnn.kernels.stack import Stack, Storage
-from regrnn.kernels.use import fused
+from regrnn.kernels.stack import LaidOut, Stack, Storage
 from regrnn.nn.loss import token_log_probabilities
 from regrnn.search.sampling import Sampler
 from regrnn.tasks.language.model import LanguageModel, State
@@ -75,7 +74,7 @@ class TrainedLanguageModel:
     def __init__(self, model: LanguageModel, vocabulary: Vocabulary) -> None:
         self.model = model.eval()
         self.vocabulary = vocabulary
-        self._laid_out: tuple[object, Stack] | None = None
+        self._laid_out = LaidOut()
 
     def to(self, device: torch.device) -> Self:
         """Move the model to `device`."""
@@ -262,23 +261,16 @@ class TrainedLanguageModel:
 
     def _stack(self, storage: Storage) -> Stack | None:
         """The model laid out for steps; None where the core does not take it, RegrnnError if that is asked for."""
-        rnn = self.model.rnn
-        weights = [self.model.encoder.weight, *rnn.parameters(), self.model.decoder.weight, self.model.decoder.bias]
-        if not fused(*weights):
-            if storage != "float32":
-                raise RegrnnError(
-                    f"storage {storage} needs the compiled core, and a model in float32 on the CPU; `regrnn doctor` "
-                    "says whether the core is there"
-                )
-            return None
-        # Laid out anew only if the model has been trained or loaded since.
-        key = (storage, *(version for w in weights for version in (w.data_ptr(), w._version)))
-        if self._laid_out is None or self._laid_out[0] != key:
-            layers = [(weights[0], weights[1], weights[2], weights[3]) for weights in rnn.all_weights]
-            decoder = self.model.decoder
-            stack = Stack(rnn.cell, self.model.encoder.weight, layers, decoder.weight, decoder.bias, storage)
-            self._laid_out = (key, stack)
-        return self._laid_out[1]
+        rnn, decoder = self.model.rnn, self.model.decoder
+        stack = self._laid_out.of(
+            rnn.cell, self.model.encoder.weight, rnn.all_weights, (decoder.weight, decoder.bias), storage
+        )
+        if stack is None and storage != "float32":
+            raise RegrnnError(
+                f"storage {storage} needs the compiled core, and a model in float32 on the CPU; `regrnn doctor` "
+                "says whether the core is there"
+            )
+        return stack
 
     def _encode_prompt(self, prompt: str) -> list[int]:
         """The ids of `prompt`. Raises RegrnnError for what the vocabulary lacks; `<unk>` may stand in for it."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from regrnn.kernels.stack import LaidOut, Stack
 from regrnn.nn import LSTM, Regularization, draw_mask
 from regrnn.nn.regularization import as_regularization
 from regrnn.search.beam import Steps
@@ -58,6 +59,7 @@ class TranslationModel(nn.Module):
         if config.tied:
             self.decoder.weight = self.target_embedding.weight
         self.attention = Attention(H, config.dropout) if config.attention == "luong" else None
+        self._laid_out = LaidOut()
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -config.init, config.init)
         with torch.no_grad():
@@ -97,8 +99,20 @@ class TranslationModel(nn.Module):
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
         """ln p (B, V) of the token after each, and the state to go on from."""
-        h_TBH, _, state = self.write(tokens_B[None], state)
-        return self.decoder(h_TBH[0]).log_softmax(-1), state
+        stack = None if self.training or torch.is_grad_enabled() else self._stack()
+        if stack is None:
+            h_TBH, _, state = self.write(tokens_B[None], state)
+            return self.decoder(h_TBH[0]).log_softmax(-1), state
+        logits_BV, (h_LBH, c_LBH) = stack.step(tokens_B, (state["h"], state["c"]))
+        state = state | {"h": h_LBH, "c": c_LBH}
+        if self.attention is not None:
+            logits_BV = self.decoder(self.attention(h_LBH[-1:], state)[0][0])
+        return logits_BV.log_softmax(-1), state
+
+    def _stack(self) -> Stack | None:
+        """The LSTM that writes and, unless attention comes in between, the softmax, laid out for single steps."""
+        decoder = (self.decoder.weight, self.decoder.bias) if self.attention is None else None
+        return self._laid_out.of(self.rnn.cell, self.target_embedding.weight, self.rnn.all_weights, decoder)
 
     @property
     def steps(self) -> Steps[State]:

@@ -281,3 +281,28 @@ def test_probabilities_of_translations_side_by_side_are_each_its_own(attention: 
         mean_TV = sum(of_each) / 2
         expected = [mean_TV[place, token].log().item() for place, token in enumerate(target)]
         assert log_p.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["none", "luong"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_steps_of_a_search_are_those_of_the_whole(attention: str, tied: bool) -> None:
+    """Laid out for single steps or not, also after an update, and with dropout on while training."""
+    model = drawn(attention=attention, tied=tied, embedding_size=12, num_layers=2)
+    read = to_sources(SOURCES, CPU)
+    tokens_TB = torch.tensor([[END] * 4, [3, 2, 0, 5]])
+    for _ in range(2):
+        with torch.no_grad():
+            state = model.read(read.source_SB, read.lengths_B)
+            whole_TBH = model.write(tokens_TB, state)[0]
+            for tokens_B, h_BH in zip(tokens_TB, whole_TBH, strict=True):
+                log_p_BV, state = model.step(tokens_B, state)
+                torch.testing.assert_close(log_p_BV, model.decoder(h_BH).log_softmax(-1), rtol=1e-5, atol=1e-5)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+    log_p_BV, _ = model.step(tokens_TB[0], model.read(read.source_SB, read.lengths_B))
+    assert log_p_BV.requires_grad
+    model.train()
+    with torch.no_grad():
+        state = model.read(read.source_SB, read.lengths_B)
+        assert not torch.equal(model.step(tokens_TB[0], state)[0], model.step(tokens_TB[0], state)[0])
