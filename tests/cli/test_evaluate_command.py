@@ -200,7 +200,6 @@ def test_generation_from_the_average(done: Done, refused: Callable[..., str], ti
     assert done(*command, "--average", second_run) != alone
     assert done(*command, "--average", second_run, tiny_run) == done(*command, "--average", tiny_run, second_run)
     assert refused(*command, "--average", second_run.parent / "gone").endswith("(it has no recipe.json)")
-    assert "--storage int8 does not go with" in refused(*command, "--average", second_run, "--storage", "int8")
 
 
 def test_other_text_in_the_runs_vocabulary(done: Done, tiny_run: Path, tmp_path: Path) -> None:

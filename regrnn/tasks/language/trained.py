@@ -193,29 +193,38 @@ class TrainedLanguageModel:
             raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
         if seed is not None and not 0 <= seed < SEEDS:
             raise ValueError(f"seed must be from 0 to {SEEDS - 1}, not {seed}")
-        if average and storage != "float32":
-            raise ValueError(f"storage {storage} does not go with several models; leave it out")
         members = [self, *average]
         require_one_vocabulary(members)
         vocabulary = self.vocabulary
         before = self._encode_prompt(prompt)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
 
-        stack = None if average else self._stack(storage)
+        stacks = [member._stack(storage) for member in members]
+
+        def mean(rows: Sequence[Tensor]) -> Tensor:
+            """Logits (B, V) of the mean of the members' distributions."""
+            if len(rows) == 1:
+                return rows[0]
+            return torch.logsumexp(torch.stack([row.log_softmax(-1) for row in rows]), 0)
 
         def read(tokens_TB: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
-            """Logits (B, V) of the token after the last (those of the mean, of several members) and their states."""
+            """Logits (B, V) of the token after the last, and the members' states."""
             rows, after = [], []
             for member, state in zip(members, states, strict=True):
                 h_TBH, state = member.model.features(tokens_TB, state)
                 rows.append(F.linear(h_TBH[-1], member.model.decoder.weight, member.model.decoder.bias))
                 after.append(state)
-            if len(rows) == 1:
-                return rows[0], after
-            return torch.logsumexp(torch.stack([row.log_softmax(-1) for row in rows]), 0), after
+            return mean(rows), after
 
         def step(tokens_B: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
-            return read(tokens_B[None], states)
+            rows, after = [], []
+            for stack, state in zip(stacks, states, strict=True):
+                if stack is None:
+                    return read(tokens_B[None], states)
+                row_BV, parts = stack.step(tokens_B, list(state.values()))
+                rows.append(row_BV)
+                after.append(dict(zip(state, parts, strict=True)))
+            return mean(rows), after
 
         def text(ids: list[int]) -> str:
             written = vocabulary.decode([*before, *ids])[len(vocabulary.decode(before)) :]
@@ -230,17 +239,17 @@ class TrainedLanguageModel:
         never = [] if vocabulary.unk_id is None else [vocabulary.unk_id]
 
         def several(logits_BV: Tensor, states: list[State], uniform_TB: Tensor) -> tuple[Tensor, Tensor, list[State]]:
-            state = states[0]
-            tokens_TB, logits_BV, after = stack.generate(  # type: ignore[union-attr]
+            (state,) = states
+            tokens_TB, logits_BV, after = stacks[0].generate(  # type: ignore[union-attr]
                 logits_BV,
-                [state[name] for name in ("h", "c") if name in state],
+                list(state.values()),
                 uniform_TB,
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
                 never=never,
             )
-            return tokens_TB, logits_BV, [dict(zip(("h", "c"), after, strict=False))]
+            return tokens_TB, logits_BV, [dict(zip(state, after, strict=True))]
 
         sampler = Sampler(
             step,
@@ -249,7 +258,7 @@ class TrainedLanguageModel:
             top_p=top_p,
             never=never,
             generator=generator,
-            several=None if stack is None else several,
+            several=several if len(stacks) == 1 and stacks[0] is not None else None,
         )
 
         def finished(row: int, ids: list[int]) -> bool:

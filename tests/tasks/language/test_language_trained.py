@@ -204,8 +204,6 @@ def test_the_average_of_several_models_writes(drawn: Drawn, samples: int) -> Non
 def test_models_of_different_vocabularies_do_not_write_together(drawn: Drawn) -> None:
     with pytest.raises(RegrnnError, match="the runs have different vocabularies"):
         drawn("word").generate(average=[drawn("separate")])
-    with pytest.raises(ValueError, match="storage int8 does not go with several models"):
-        drawn("word").generate(average=[drawn("word")], storage="int8")
 
 
 def test_first_token_is_drawn_from_the_conditional_distribution(drawn: Drawn) -> None:
@@ -306,6 +304,30 @@ def test_the_core_draws_what_plain_torch_draws(
     fast = trained.generate("the dog", length=70, samples=5, seed=3, **options)
     monkeypatch.setattr(trained, "_stack", lambda storage: None)
     assert trained.generate("the dog", length=70, samples=5, seed=3, **options) == fast
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.6}])
+def test_several_models_write_the_same_with_the_core_and_without(
+    drawn: Drawn, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [drawn("word", seed=seed, hidden_size=size) for seed, size in ((1, 12), (2, 7))]
+    if members[0]._stack("float32") is None:
+        pytest.skip("the compiled core is not here")
+    fast = members[0].generate("the dog", length=40, samples=3, seed=3, average=members[1:], **options)
+    for member in members:
+        monkeypatch.setattr(member, "_stack", lambda storage: None)
+    assert members[0].generate("the dog", length=40, samples=3, seed=3, average=members[1:], **options) == fast
+
+
+def test_several_models_write_in_int8(drawn: Drawn) -> None:
+    members = [drawn("word", seed=seed, hidden_size=size) for seed, size in ((1, 12), (2, 7))]
+    if members[0]._stack("float32") is None:
+        pytest.skip("the compiled core is not here")
+    exact, rounded = (
+        members[0].generate("the dog", length=10, temperature=0, average=members[1:], storage=storage)
+        for storage in ("float32", "int8")
+    )
+    assert rounded == exact != members[0].generate("the dog", length=10, temperature=0)
 
 
 def test_weights_that_changed_are_laid_out_anew(drawn: Drawn) -> None:
