@@ -208,7 +208,8 @@ class LaidOut:
         weights = [w for w in (embedding, *itertools.chain(*layers), *(decoder or ())) if w is not None]
         if not fused(*weights):
             return None
-        key = (storage, *((w.data_ptr(), w._version) for w in weights))
+        # Tensors made in inference mode have no version.
+        key = (storage, *((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights))
         if key != self._key:
             self._stack, self._key = Stack(cell, embedding, layers, decoder, storage), key
         return self._stack

@@ -103,6 +103,16 @@ def test_weights_are_laid_out_when_they_have_changed(instruction_set: str) -> No
     assert of() is None
 
 
+def test_weights_made_in_inference_mode_are_laid_out(instruction_set: str) -> None:
+    with torch.inference_mode():
+        parts = Parts("gru", 6, 20)
+        stack = LaidOut().of("gru", parts.embedding.weight, parts.rnn.all_weights, None)
+        assert stack is not None
+        state = parts.state(1)
+        _, (h_LBH,) = stack.step(torch.tensor([2]), state)
+        assert disagreement(h_LBH, parts.plain(torch.tensor([2]), state)[1][0]) < TOLERANCE
+
+
 def test_a_copy_of_a_model_lays_out_its_own_weights(instruction_set: str) -> None:
     parts = Parts("lstm", 6, 20)
     laid_out = LaidOut()
