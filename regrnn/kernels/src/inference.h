@@ -17,7 +17,8 @@
 namespace regrnn {
 namespace REGRNN_ISA {
 
-constexpr long FAR_AHEAD = 4096;  // bytes: what is asked for while this is worked on, since a page's end stops the hardware
+// Bytes: what is asked for while this is worked on, since a page's end stops the hardware.
+constexpr long FAR_AHEAD = 4096;
 
 // out[i] = sum over k of w[i][k] x[k], i < 4, of four outputs that lie together: w[k / 16][i][k % 16]. n is a multiple
 // of 16.
@@ -44,8 +45,8 @@ inline void dot4(const int8_t* w, const int16_t* x, long n, int32_t* out) {
 #endif
 }
 
-// out[i][NR] = x (K) times panel i of P panels of floats, `stride` floats apart. As `tile` of one row, sum by sum, so that results do
-// not depend on how many rows there are; several panels at once keep the units busy.
+// out[i][NR] = x (K) times panel i of P panels of floats, `stride` floats apart. As `tile` of one row, sum by sum, so
+// that results do not depend on how many rows there are; several panels at once keep the units busy.
 template <int P>
 void panels_of_one(const float* panels, long stride, long K, const float* x, float* out) {
   vf s[P][2] = {};
@@ -211,8 +212,8 @@ inline void step_any(int id, int threads, const Stack& s, const StackedLayer& la
   }
 }
 
-// One step of all layers from `tokens`, whose embeddings are in s.x, and the logits unless V is 0. `now` (0 or 1) says which half of the states is read. All threads
-// meet at the end.
+// One step of all layers from `tokens`, whose embeddings are in s.x, and the logits unless V is 0. `now` (0 or 1) says
+// which half of the states is read. All threads meet at the end.
 inline void step_stack(int id, int threads, Barrier& barrier, const Stack& s, const int64_t* tokens, int now,
                        const Own& own) {
   const long all = s.layers * s.B * s.H, one = s.B * s.H;
