@@ -184,14 +184,13 @@ class Stack:
 
 
 class LaidOut:
-    """The stack of a model, kept from step to step, and laid out anew if the weights have changed.
+    """The stack of a model, one for each storage, kept from step to step and laid out anew if the weights have changed.
 
     A copy of the model has its own.
     """
 
     def __init__(self) -> None:
-        self._key: tuple[object, ...] = ()
-        self._stack: Stack | None = None
+        self._kept: dict[Storage, tuple[object, Stack]] = {}
 
     def __reduce__(self) -> tuple[type[LaidOut], tuple[()]]:
         return LaidOut, ()
@@ -209,10 +208,10 @@ class LaidOut:
         if not fused(*weights):
             return None
         # Tensors made in inference mode have no version.
-        key = (storage, *((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights))
-        if key != self._key:
-            self._stack, self._key = Stack(cell, embedding, layers, decoder, storage), key
-        return self._stack
+        key = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
+        if storage not in self._kept or self._kept[storage][0] != key:
+            self._kept[storage] = key, Stack(cell, embedding, layers, decoder, storage)
+        return self._kept[storage][1]
 
 
 def in_large_pages(tensor: Tensor) -> Tensor:

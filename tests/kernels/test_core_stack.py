@@ -87,12 +87,14 @@ def test_weights_are_laid_out_when_they_have_changed(instruction_set: str) -> No
     parts = Parts("lstm", 6, 20)
     laid_out = LaidOut()
 
-    def of() -> Stack | None:
+    def of(storage: Storage = "float32") -> Stack | None:
         decoder = (parts.decoder.weight, parts.decoder.bias)
-        return laid_out.of("lstm", parts.embedding.weight, parts.rnn.all_weights, decoder)
+        return laid_out.of("lstm", parts.embedding.weight, parts.rnn.all_weights, decoder, storage)
 
     first = of()
     assert first is not None
+    assert of() is first
+    assert of("int8") is not first
     assert of() is first
     for weight in (parts.embedding.weight, parts.rnn.all_weights[1][1], parts.decoder.bias):
         before = of()

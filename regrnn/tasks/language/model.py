@@ -68,3 +68,9 @@ def unpack_state(state: State) -> Tensor | tuple[Tensor, Tensor] | None:
 def pack_state(state: Tensor | tuple[Tensor, Tensor]) -> State:
     """A layer's state by name: `h` (L, B, H), and `c` of an LSTM."""
     return {"h": state} if isinstance(state, Tensor) else {"h": state[0], "c": state[1]}
+
+
+def first_state(rnn: LSTM | GRU | RNN, rows: int) -> State:
+    """Zeros for so many rows: what a layer begins with that is given no state."""
+    h_LBH = next(rnn.parameters()).new_zeros(rnn.num_layers, rows, rnn.hidden_size)
+    return {"h": h_LBH, "c": h_LBH.clone()} if rnn.cell == "lstm" else {"h": h_LBH}

@@ -19,7 +19,7 @@ from regrnn.errors import RegrnnError
 from regrnn.kernels.stack import LaidOut, Stack, Storage
 from regrnn.nn.loss import token_log_probabilities
 from regrnn.search.sampling import Sampler
-from regrnn.tasks.language.model import LanguageModel, State
+from regrnn.tasks.language.model import LanguageModel, State, first_state
 
 WINDOW = 1000
 """Steps read at once; the state is carried from one window to the next."""
@@ -28,6 +28,9 @@ TOKENS_AT_ONCE = 16_000
 """Of lines that are scored side by side, padding included; a longer line is read by itself."""
 
 MARKS = string.punctuation + "“”‘’«»…"
+
+_SHORT_PROMPT = 4
+"""Tokens that are read step by step, on weights that are laid out already: for more it pays to lay them out anew."""
 
 SEEDS = 2**63
 """Seeds are from 0 up to here."""
@@ -232,7 +235,12 @@ class TrainedLanguageModel:
             return written.removeprefix(" ") if vocabulary.kind == "word" and prompt[-1:].isspace() else written
 
         ids_TB = torch.tensor([vocabulary.eos_id, *before], device=self.device)[:, None]
-        logits_1V, states = read(ids_TB, [{} for _ in members])
+        if None in stacks or len(ids_TB) > _SHORT_PROMPT:
+            logits_1V, states = read(ids_TB, [{} for _ in members])
+        else:
+            states = [first_state(member.model.rnn, 1) for member in members]
+            for ids_B in ids_TB:
+                logits_1V, states = step(ids_B, states)
         states = [
             {name: tensor.expand(-1, samples, -1).contiguous() for name, tensor in state.items()} for state in states
         ]
