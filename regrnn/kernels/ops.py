@@ -131,6 +131,12 @@ def _lanes(x: Tensor, mask: Tensor) -> Tensor:
     return x.new_empty((N + len(mask) * vector) * K)
 
 
+def _waiting(rows: Tensor, columns: int) -> Tensor:
+    """Scratch for sums of a product with so many columns, made for a part of its depth at a time."""
+    width = core().panel_width
+    return rows.new_empty((columns + width - 1) // width, len(rows), width)
+
+
 def _packed(K: int) -> int:
     """Floats of scratch that a thread packs panels of K features into."""
     return max(_IN_CACHE, K * core().panel_width)
@@ -246,7 +252,7 @@ def _layer_backward(
         sums = [_at(d_b_ih), None if cell == _GRU else _at(d_b_hh)] if bias else [None, None]
         kernel.shared_outer(lists, G, _at(x), _at(d_gates), width, _at(d_w_ih), *sums, _at(turned), _at(own), threads)
     elif wants_x:
-        waiting = x.new_empty(N * -(-in_features // kernel.panel_width) * kernel.panel_width)
+        waiting = _waiting(x, in_features)
         kernel.product(N, in_features, G, *(_at(d_gates), width, _at(w_ih), _at(d_x), _at(waiting)), threads)
 
     def outer(turned: Tensor, first: int, count: int, into: Tensor, row: int, sums: Sequence[Tensor]) -> None:
@@ -397,14 +403,16 @@ def _softmax_backward(
     wanted = zip((wants_h, wants_weight, wants_bias), results, strict=True)
     places = [_at(result) if want else None for want, result in wanted]
     (N, H), V, threads = h.shape, len(weight), torch.get_num_threads()
-    lists, scratch = None, []
+    lists, waiting, scratch = None, None, []
     _alive: list[Tensor] = []
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
         scratch = [h.new_empty(H, _DEPTH), _lanes(h, shared), h.new_empty(threads, _packed(H))]
+    elif wants_h:
+        waiting = _waiting(h, H)
     turned = h.new_empty(H, N)
     core().softmax_backward(
-        N, H, V, *map(_at, (h, weight, e, inverse_z)), d_loss.item(), *places, _at(turned), lists,
+        N, H, V, *map(_at, (h, weight, e, inverse_z)), d_loss.item(), *places, _at(turned), _at(waiting), lists,
         *(map(_at, scratch) if scratch else [None] * 3), threads,
     )  # fmt: skip
     return results

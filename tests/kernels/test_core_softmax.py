@@ -18,7 +18,7 @@ def test_agrees_with_the_definition(instruction_set: str, problem: LossProblem) 
 
 @pytest.mark.parametrize("wanted", [None, {"h"}, {"weight"}, {"bias"}, {"h", "bias"}, {"weight", "bias"}])
 def test_agrees_beyond_the_blocks(instruction_set: str, wanted: set[str] | None) -> None:
-    problem = LossProblem(500, 270, 300)
+    problem = LossProblem(500, 270, 800)
     assert_agreement(problem.results("core", wanted), problem.results("definition", wanted))
 
 

@@ -15,7 +15,7 @@ namespace regrnn {
 namespace REGRNN_ISA {
 
 constexpr long BLOCK_TILES = 80;  // tiles of rows whose panel of C is held at a time
-constexpr long A_IN_CACHE = 384 * 1024;  // floats of A that are worked on at a time where K is large
+constexpr long A_IN_CACHE = 256 * 1024;  // floats of A that are worked on at a time where K is large
 constexpr long BLOCK_ROWS = BLOCK_TILES * TILE_ROWS;
 
 // B[k][j] = p[k * ld + j]; K x N.

@@ -160,11 +160,12 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
   });
 }
 
-// Gradients, `factor` times; each of d_h, d_w, d_bias may be null. turned is scratch: (H, N); under a shared mask on h,
-// so are turned_w (H, KB), lanes (N + groups VL) H and own (threads, max(IN_CACHE, H NR)).
+// Gradients, `factor` times; each of d_h, d_w, d_bias may be null. Scratch: turned (H, N), waiting (panels of H, N, NR);
+// under a shared mask on h not waiting but turned_w (H, KB), lanes (N + groups VL) H and own (threads, max(IN_CACHE, H NR)).
 inline void softmax_backward(long N, long H, long V, const float* h, const float* w, const float* e,
                              const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias, float* turned,
-                             const Shared* shared, float* turned_w, float* lanes, float* own, int threads) {
+                             float* waiting, const Shared* shared, float* turned_w, float* lanes, float* own,
+                             int threads) {
   if (shared != nullptr) list_kept(*shared);
   parallel(threads, [&](int id, int n, Barrier& barrier) {
     const bool weights = d_w != nullptr || d_bias != nullptr;
@@ -182,8 +183,8 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
     if (weights) transpose(id, n, h, N, H, H, inverse_z, factor, turned);
     barrier.wait();
     if (d_h != nullptr)
-      multiply(id, n, N, H, V, Rows{e, NR, N * NR}, ByRows{w, H, H},
-               IntoRows{d_h, H, H, nullptr, nullptr, inverse_z, factor});
+      multiply_deep(id, n, N, H, V, Rows{e, NR, N * NR}, ByRows{w, H, H},
+                    IntoRows{d_h, H, H, nullptr, nullptr, inverse_z, factor}, waiting);
     if (weights) multiply(id, n, d_w == nullptr ? 1 : H, V, N, Rows{turned, N}, Ready{e, N}, sink);
   });
 }
