@@ -63,18 +63,19 @@ def machine(entries: Sequence[Entry]) -> str:
 
 
 def source(entries: Sequence[Entry]) -> str:
-    """How to measure a table again, and when, with what code and on how quiet a machine it was measured."""
-    taken: dict[tuple[str, str, str], list[Entry]] = {}
+    """How to measure a table again, and when, with what code, on what and on how quiet a machine it was measured."""
+    taken: dict[tuple[str, str, str, str], list[Entry]] = {}
     for entry in entries:
         commit = entry["commit"] or "unknown"
         code = commit[:10] + (" with changes" if commit.endswith("-dirty") else "")
-        taken.setdefault((entry["command"], entry["date"][:10], code), []).append(entry)
+        key = (entry["command"], entry["date"][:10], code, entry["machine"]["processor"])
+        taken.setdefault(key, []).append(entry)
     said = []
-    for (command, date, code), group in taken.items():
+    for (command, date, code, processor), group in taken.items():
         runs = [figure["runs"] for entry in group for figure in entry["measurements"]]
         loads = [entry["machine"]["load"][0] for entry in group]
         about = f"{_span(runs)} runs a side, {sum(entry['seconds'] for entry in group):,.0f} s, load {_span(loads)}"
-        said.append(f"`{command}`: {date}, commit {code}, {about}.")
+        said.append(f"`{command}`: {date}, {processor}, commit {code}, {about}.")
     notes = dict.fromkeys(note for entry in entries for note in entry["notes"])
     return f"<sub>{' '.join([*said, *notes])}</sub>"
 
