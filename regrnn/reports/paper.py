@@ -81,6 +81,7 @@ TABLE_1 = Table(
         ),
         Row(label="2 x 300 without D", recipe="ptb-300", regularization="none"),
         Row(label="2 x 300 with D", recipe="ptb-300", regularization="paper"),
+        Row(label="2 x 300, one mask for the batch", recipe="ptb-300", regularization="batch"),
         Row(label="2 x 300, standard dropout", recipe="ptb-300", regularization="standard"),
     ),
 )
