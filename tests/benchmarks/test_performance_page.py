@@ -80,7 +80,8 @@ def test_every_part_gets_its_table_with_where_it_comes_from() -> None:
     text = render(all_parts())
     assert "{{" not in text and "Not measured" not in text
     for part in TABLES:
-        assert f"`python -m benchmarks {part} --threads 2`: 2026-01-02, A Processor, commit 0123456789, 3 runs a side" in text
+        command = f"`python -m benchmarks {part} --threads 2`"
+        assert f"{command}: 2026-01-02, A Processor, commit 0123456789, 3 runs a side" in text
     assert text.count("A Processor, 2 cores") == 1
     row = next(line for line in text.splitlines() if line.startswith("| large, 2 x 650 | the paper's masks"))
     assert "**2.00** (1.00-3.00)" in row and "83 %" in row
