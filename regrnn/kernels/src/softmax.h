@@ -160,8 +160,9 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
   });
 }
 
-// Gradients, `factor` times; each of d_h, d_w, d_bias may be null. Scratch: turned (H, N), waiting (panels of H, N, NR);
-// under a shared mask on h not waiting but turned_w (H, KB), lanes (N + groups VL) H and own (threads, max(IN_CACHE, H NR)).
+// Gradients, `factor` times; each of d_h, d_w, d_bias may be null. Scratch: turned (H, N), and waiting (panels of H, N,
+// NR) for d_h; under a shared mask on h, instead of waiting, turned_w (H, KB), lanes (N + groups VL) H and own (threads,
+// max(IN_CACHE, H NR)).
 inline void softmax_backward(long N, long H, long V, const float* h, const float* w, const float* e,
                              const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias, float* turned,
                              float* waiting, const Shared* shared, float* turned_w, float* lanes, float* own,
