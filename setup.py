@@ -27,10 +27,12 @@ FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
 # run time: nothing here may depend on the machine that compiles.
 INSTRUCTION_SETS = [("baseline", 4, "")]  # SSE2, NEON: what every processor of the architecture has
 if platform.machine() in ("x86_64", "AMD64"):
-    INSTRUCTION_SETS += [
-        ("avx2", 8, "-mavx2 -mfma"),
-        ("avx512", 16, "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mfma -mprefer-vector-width=512"),
-    ]
+    AVX512 = "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mfma -mprefer-vector-width=512"
+    BFLOAT16 = f"{AVX512} -mavx512bf16 -DREGRNN_BFLOAT16"
+    INSTRUCTION_SETS += [("avx2", 8, "-mavx2 -mfma"), ("avx512", 16, AVX512)]
+    # Their products round to bfloat16. Left out where the compiler is too old for them.
+    INSTRUCTION_SETS += [("avx512bf16", 16, f"{BFLOAT16}=1"), ("amx", 16, f"{BFLOAT16}=2 -mamx-tile -mamx-bf16")]
+OPTIONAL = ("avx512bf16", "amx")
 
 WITHOUT = """
 regrnn: warning: its compiled core cannot be built, so it will compute with torch's kernels, which are slower.
@@ -61,15 +63,23 @@ def compile_into(folder: Path) -> None:
     # The core needs nothing of the C++ library at run time; this leaves it out where the compiler would name it anyway.
     if sys.platform == "linux":
         base += ["-Wl,--as-needed"]
-    probe = folder / "openmp.cpp"
-    probe.write_text("#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n")
+    probe = folder / "probe.cpp"
+
+    def compiles(flags: list[str]) -> bool:
+        return subprocess.run([*base, *flags, probe, "-o", folder / "probe.so"], capture_output=True).returncode == 0
+
     try:
-        if subprocess.run([*base, "-fopenmp", probe, "-o", folder / "openmp.so"], capture_output=True).returncode == 0:
+        probe.write_text("#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n")
+        if compiles(["-fopenmp"]):
             base += ["-fopenmp"]
         else:
             print("regrnn: the compiler has no OpenMP: the core will run on one thread", file=sys.stderr)
+        probe.write_text("#include <immintrin.h>\nint one() { return 1; }\n")
         running = []
         for name, floats, flags in INSTRUCTION_SETS:
+            if name in OPTIONAL and not compiles(flags.split()):
+                print(f"regrnn: the compiler does not know {name}: there will be no products in bfloat16 with it")
+                continue
             command = [*base, *flags.split(), f"-DREGRNN_ISA={name}", f"-DREGRNN_VECTOR={floats}"]
             command += shlex.split(os.environ.get("CXXFLAGS", ""))
             command += [str(SOURCES / "core.cpp"), "-o", str(folder / f"_{name}.so")]
@@ -106,7 +116,8 @@ class BuildCore(build_ext):
             for extension in self.extensions:
                 target = Path(self.get_ext_fullpath(extension.name))
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(Path(folder) / target.name, target)
+                if (made := Path(folder) / target.name).exists():
+                    shutil.move(made, target)
 
 
 class Wheel(bdist_wheel):

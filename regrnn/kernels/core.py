@@ -16,6 +16,9 @@ from regrnn.errors import RegrnnError
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 """From the widest; `baseline` is what every processor of the architecture has (SSE2, NEON)."""
 
+BFLOAT16 = ("amx", "avx512bf16")
+"""The libraries whose products round both factors to bfloat16 and sum in float32, from the fastest."""
+
 _FOLDER = Path(__file__).parent
 
 
@@ -160,6 +163,23 @@ def choose() -> Choice:
         raise RegrnnError(f"REGRNN_KERNEL={wanted}: this processor has only {', '.join(available)}")
     chosen = wanted if wanted in INSTRUCTION_SETS else best
     return Choice(Core(chosen), f"{chosen} of {', '.join(available)}")
+
+
+@functools.cache
+def choose_bfloat16() -> Choice:
+    """The core whose products are in bfloat16, where `REGRNN_KERNEL` leaves the choice to the processor."""
+    wanted = os.environ.get("REGRNN_KERNEL", "auto") or "auto"
+    if choose().core is None or wanted not in ("auto", "fused"):
+        return Choice(None, f"REGRNN_KERNEL={wanted}" if choose().core is not None else choose().reason)
+    library = ctypes.CDLL(str(_FOLDER / "_baseline.so"))
+    library.regrnn_bfloat16.restype = c_char_p
+    best: str = library.regrnn_bfloat16().decode()
+    if not best:
+        return Choice(None, "this processor has no products in bfloat16 (AVX-512 BF16 or AMX)")
+    for name in BFLOAT16[BFLOAT16.index(best) :]:
+        if (_FOLDER / f"_{name}.so").exists():
+            return Choice(Core(name), name)
+    return Choice(None, "the compiler that made the core does not know AVX-512 BF16 or AMX")
 
 
 def instruction_set() -> str:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from regrnn.kernels import philox
-from regrnn.kernels.core import Core, Layer, Shared, choose
+from regrnn.kernels.core import Core, Layer, Shared, choose, choose_bfloat16
 
 CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "rnn_sigmoid": 2, "lstm": 3, "gru": 4}
 _LSTM, _GRU = 3, 4
 _GROUPS = 64  # GROUPS of src/softmax.h
 _IN_CACHE = 48 * 1024  # IN_CACHE of src/shared.h
 _DEPTH = 256  # KB of src/tile.h
+_SIDE = 32  # SIDE of src/rounded.h
 _PIECE = 1 << 14  # PIECE of src/update.h
 
 _library = torch.library.Library("regrnn", "DEF")
@@ -32,6 +33,13 @@ def core() -> Core:
     if choice.core is None:
         raise RuntimeError(f"the compiled core of regrnn does not run: {choice.reason}")
     return choice.core
+
+
+def _products() -> Core:
+    """The core for the products of training: in bfloat16 where torch's setting for float32 allows it."""
+    if torch.get_float32_matmul_precision() == "medium" and (rounded := choose_bfloat16().core) is not None:
+        return rounded
+    return core()
 
 
 def _at(tensor: Tensor | None) -> int | None:
@@ -100,7 +108,8 @@ def _fill(
     """What forward and backward have in common, and the tensors that must live while it is used."""
     B, H = h0.shape
     width = core().panel_width
-    packed = h0.new_empty((H + width - 1) // width * width * len(w_hh))
+    deep = (H + _SIDE - 1) // _SIDE * _SIDE * (len(w_hh) // max(H, 1))
+    packed = h0.new_empty((H + width - 1) // width * width * deep)
     starts = sizes.cumsum(0) - sizes
     out = Layer(cell=cell, T=len(sizes), H=H, reverse=reverse, threads=torch.get_num_threads())
     out.sizes, out.starts, out.w_hh, out.h0, out.c0 = map(_at, (sizes, starts, w_hh, h0, c0))
@@ -174,13 +183,13 @@ def _layer(
     if shared is not None and first is not None:
         lists, _lists_alive = _shared(x, shared, first)
         compacted, own = torch.empty_like(x), x.new_empty(threads, _packed(in_features))
-        core().shared_project(lists, G, *map(_at, (x, w_ih, b_ih, b_input, gates, compacted, own)), threads)
+        _products().shared_project(lists, G, *map(_at, (x, w_ih, b_ih, b_input, gates, compacted, own)), threads)
     else:
-        core().project(N, G, in_features, *map(_at, (x, w_ih, b_ih, b_input, gates)), threads)
+        _products().project(N, G, in_features, *map(_at, (x, w_ih, b_ih, b_input, gates)), threads)
     filled.gates, filled.h, filled.c, filled.h_n, filled.c_n, filled.entering = map(
         _at, (gates, h, c, h_n, c_n, entering)
     )
-    core().recurrent_forward(ctypes.byref(filled))
+    _products().recurrent_forward(ctypes.byref(filled))
     return h, h_n, c_n, gates, c, entering
 
 
@@ -241,7 +250,7 @@ def _layer_backward(
     d_gates, carry = x.new_empty(N, width), torch.empty_like(h0)
     filled.gates, filled.h, filled.c, filled.d_h, filled.d_h_n = map(_at, (gates, h, c, d_h, d_h_n))
     filled.d_c_n, filled.d_gates, filled.carry, filled.d_h0, filled.d_c0 = map(_at, (d_c_n, d_gates, carry, d_h0, d_c0))
-    kernel, threads = core(), torch.get_num_threads()
+    kernel, threads = _products(), torch.get_num_threads()
     kernel.recurrent_backward(ctypes.byref(filled))
     lists, _lists_alive = _shared(x, shared, first) if shared is not None and first is not None else (None, [])
     if shared is not None:
@@ -375,7 +384,7 @@ def _softmax(
         lists, _alive = _shared(h, shared, first)
         compacted = h.new_empty(N * H + threads * _packed(H))
     places = map(_at, (h, weight, bias, targets, e, inverse_z, losses, most, m, sums))
-    core().softmax_forward(N, H, V, *places, lists, _at(compacted), threads)
+    _products().softmax_forward(N, H, V, *places, lists, _at(compacted), threads)
     return losses.sum(dtype=torch.float64).to(h.dtype), e, inverse_z
 
 
@@ -411,7 +420,7 @@ def _softmax_backward(
     elif wants_h:
         waiting = _waiting(h, H)
     turned = h.new_empty(H, N)
-    core().softmax_backward(
+    _products().softmax_backward(
         N, H, V, *map(_at, (h, weight, e, inverse_z)), d_loss.item(), *places, _at(turned), _at(waiting), lists,
         *(map(_at, scratch) if scratch else [None] * 3), threads,
     )  # fmt: skip
@@ -465,7 +474,7 @@ def _log_probabilities(h: Tensor, weight: Tensor, bias: Tensor | None, targets: 
     h, weight, bias, targets = _contiguous(h, weight, bias, targets)
     (N, H), V = h.shape, len(weight)
     out, scratch = h.new_empty(N), h.new_empty(2, _GROUPS, N, core().panel_width)
-    core().log_probabilities(
+    _products().log_probabilities(
         N, H, V, *map(_at, (h, weight, bias, targets, out, scratch[0], scratch[1])), torch.get_num_threads()
     )
     return out

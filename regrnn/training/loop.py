@@ -77,6 +77,16 @@ class Outcome:
     stopped_early: bool
 
 
+@contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over all parameters."""
     parameters = list(model.parameters())
@@ -117,7 +127,8 @@ class Trainer:
             self._resume()
             stopped_early = False
             while self.at.epoch <= self.config.epochs:
-                self._epoch()
+                with _matmul_precision(self.config.matmul_precision):
+                    self._epoch()
                 stopped_early = self._evaluate_epoch()
                 if stopped_early:
                     break

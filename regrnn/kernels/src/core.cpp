@@ -4,9 +4,17 @@
 // function allocates, throws or keeps anything.
 #include <pthread.h>
 
-#include "gemm.h"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "inference.h"
 #include "philox.h"
+#include "product.h"
 #include "recurrent.h"
 #include "softmax.h"
 #include "update.h"
@@ -39,6 +47,23 @@ EXPORT const char* regrnn_instruction_set() {
   return "baseline";
 }
 
+// The library whose products round to bfloat16 that fits this processor and system, or "".
+EXPORT const char* regrnn_bfloat16() {
+#if defined(__x86_64__)
+  unsigned a, b, c, d;
+  const bool avx512 = std::strcmp(regrnn_instruction_set(), "avx512") == 0;
+  if (!avx512 || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return "";
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return "avx512bf16";
+#ifdef __linux__
+  constexpr long REQUEST = 0x1023, TILES = 18;  // ARCH_REQ_XCOMP_PERM of XTILEDATA: a process has to ask for the tiles
+  if (syscall(SYS_arch_prctl, REQUEST, TILES) == 0) return "amx";
+#endif
+  return "avx512bf16";
+#else
+  return "";
+#endif
+}
+
 // Width of a panel, which the sizes of scratch depend on.
 EXPORT int64_t regrnn_panel() { return NR; }
 
@@ -46,7 +71,8 @@ EXPORT int64_t regrnn_panel() { return NR; }
 EXPORT void regrnn_project(int64_t M, int64_t N, int64_t K, const float* a, const float* w, const float* bias,
                      const float* bias2, float* c, int64_t threads) {
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
-    multiply(id, n, M, N, K, Rows{a, K}, ByColumns{w, K, N}, IntoRows{c, N, N, bias, bias2});
+    Held held;
+    multiply(id, n, M, N, K, Rows{a, K}, ByColumns{w, K, N}, IntoRows{c, N, N, bias, bias2}, held);
   });
 }
 
@@ -55,7 +81,8 @@ EXPORT void regrnn_product(int64_t M, int64_t N, int64_t K, const float* a, int6
                            float* waiting, int64_t threads) {
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
     if (K == 0) return std::fill(c, c + (id == 0 ? M * N : 0), 0.f);
-    multiply_deep(id, n, M, N, K, Rows{a, lda}, ByRows{b, N, N}, IntoRows{c, N, N}, waiting);
+    Held held;
+    multiply_deep(id, n, M, N, K, Rows{a, lda}, ByRows{b, N, N}, IntoRows{c, N, N}, waiting, held);
   });
 }
 
@@ -69,7 +96,8 @@ EXPORT void regrnn_transpose(int64_t R, int64_t C, const float* in, float* out, 
 EXPORT void regrnn_outer(int64_t M, int64_t N, int64_t K, const float* turned, const float* b, int64_t ldb, float* c,
                    float* sums, float* sums2, int64_t threads) {
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
-    multiply(id, n, M, N, K, Rows{turned, K}, ByRows{b, ldb, N}, IntoColumns{c, M, N, sums, sums2});
+    Held held;
+    multiply(id, n, M, N, K, Rows{turned, K}, ByRows{b, ldb, N}, IntoColumns{c, M, N, sums, sums2}, held);
   });
 }
 

@@ -14,10 +14,6 @@
 namespace regrnn {
 namespace REGRNN_ISA {
 
-constexpr long BLOCK_TILES = 80;  // tiles of rows whose panel of C is held at a time
-constexpr long A_IN_CACHE = 256 * 1024;  // floats of A that are worked on at a time where K is large
-constexpr long BLOCK_ROWS = BLOCK_TILES * TILE_ROWS;
-
 // B[k][j] = p[k * ld + j]; K x N.
 struct ByRows {
   const float* p;
@@ -59,81 +55,6 @@ struct Rows {
   long ld;
   long chunk = NR;
 };
-
-// C = A B. The sink is called as sink(panel, first_row, rows, values) with values[rows][NR] for every part of C, and as
-// sink.sums(panel, values[NR]) with the weighted column sums of B, sum over k of weight[k] B[k][j], if it wants them.
-template <class Source, class Sink>
-void multiply(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink) {
-  alignas(64) static thread_local float values[BLOCK_ROWS * NR];
-  alignas(64) static thread_local float packed[KB * NR];
-  const long panels = (N + NR - 1) / NR, tiles = tiles_of(M);
-  const Part part(panels * tiles, id, threads);
-  for (long at = part.begin; at < part.end;) {
-    const long panel = at / tiles, first = at % tiles;
-    long last = first + (part.end - at) < tiles ? first + (part.end - at) : tiles;
-    if (last - first > BLOCK_TILES) last = first + BLOCK_TILES;
-    const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
-    vf sums[2] = {};
-    for (long k0 = 0; k0 < K; k0 += KB) {
-      const long n = K - k0 < KB ? K - k0 : KB;
-      const float* bk = b.pack(panel, k0, n, packed);
-      if (Sink::wants_sums && first == 0) {
-        for (long k = 0; k < n; k++) {
-          const vf w = splat(sink.weight(k0 + k));
-          sums[0] += w * load(bk + k * NR);
-          sums[1] += w * load(bk + k * NR + VL);
-        }
-      }
-      const float* ak = a.p + k0 / NR * a.chunk;
-      for (long i = first; i < last; i++) {
-        const long r = tile_start(M, tiles, i), count = tile_start(M, tiles, i + 1) - r;
-        tile_rows<Ahead::rows>(static_cast<int>(count), n, ak + r * a.ld, a.ld, a.chunk, bk, values + (r - row0) * NR,
-                               k0 > 0, nullptr);
-      }
-    }
-    if (K == 0) std::memset(values, 0, rows * NR * sizeof(float));
-    sink(panel, row0, rows, values);
-    if (Sink::wants_sums && first == 0) {
-      float out[NR];
-      store(out, sums[0]);
-      store(out + VL, sums[1]);
-      sink.sums(panel, out);
-    }
-    at += last - first;
-  }
-}
-
-// The same for large K, whose columns of A do not fit in a cache: the product is made for `deep` of them at a time, so that
-// A is read from memory once. The sums of C wait in `waiting`, (panels, M, NR). No column sums.
-template <class Source, class Sink>
-void multiply_deep(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink,
-                   float* waiting) {
-  alignas(64) static thread_local float packed[KB * NR];
-  const long panels = (N + NR - 1) / NR, tiles = tiles_of(M);
-  const long deep = std::max(KB, A_IN_CACHE / std::max(1L, M) / KB * KB);
-  const Part part(panels * tiles, id, threads);
-  for (long from = 0; from < K; from += deep) {
-    const long to = std::min(from + deep, K);
-    for (long at = part.begin; at < part.end;) {
-      const long panel = at / tiles, first = at % tiles;
-      const long last = std::min(first + (part.end - at), tiles);
-      const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
-      float* values = waiting + (panel * M + row0) * NR;
-      for (long k0 = from; k0 < to; k0 += KB) {
-        const long n = std::min(KB, to - k0);
-        const float* bk = b.pack(panel, k0, n, packed);
-        const float* ak = a.p + k0 / NR * a.chunk;
-        for (long i = first; i < last; i++) {
-          const long r = tile_start(M, tiles, i), count = tile_start(M, tiles, i + 1) - r;
-          tile_rows<Ahead::rows>(static_cast<int>(count), n, ak + r * a.ld, a.ld, a.chunk, bk, values + (r - row0) * NR,
-                                 k0 > 0, nullptr);
-        }
-      }
-      if (to == K) sink(panel, row0, rows, values);
-      at += last - first;
-    }
-  }
-}
 
 // C row by row, with one or two biases (or none) on its columns, and a factor and a factor for each row (or none).
 struct IntoRows {

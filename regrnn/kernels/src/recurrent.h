@@ -6,13 +6,11 @@
 
 #include <algorithm>
 
-#include "gemm.h"
 #include "layer.h"
+#include "product.h"
 
 namespace regrnn {
 namespace REGRNN_ISA {
-
-constexpr long STEP_ROWS = 36;  // rows of a time step whose products are held at a time
 
 // The order of the steps: rows of step s are those of time t(s), rows [start, start + size) of a packed batch.
 struct Steps {
@@ -45,26 +43,6 @@ struct Share {
 };
 
 inline int gates_of(int cell) { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
-
-// Products of `rows` rows of a, K wide, with Q panels that lie one after the other from `block`, into
-// out[q][rows][NR]. While one piece of a panel is worked on, the lines of the next are fetched; `after` comes last.
-inline void products(const float* block, int Q, long K, long rows, const float* a, long lda, float* out,
-                     const float* after) {
-  const long tiles = tiles_of(rows);
-  for (long k0 = 0; k0 < K; k0 += KB) {
-    const long n = K - k0 < KB ? K - k0 : KB;
-    for (int q = 0; q < Q; q++) {
-      const float* panel = block + (q * K + k0) * NR;
-      const float* next = q + 1 < Q ? panel + K * NR : k0 + n < K ? block + (k0 + n) * NR : after;
-      for (long i = 0; i < tiles; i++) {
-        const long r = tile_start(rows, tiles, i);
-        const int count = static_cast<int>(tile_start(rows, tiles, i + 1) - r);
-        float* c = out + (q * rows + r) * NR;
-        tile_rows<Ahead::panel>(count, n, a + r * lda + k0, lda, NR, panel, c, k0 > 0, next + n * NR * i / tiles);
-      }
-    }
-  }
-}
 
 // The step of VL units from j of one row; u is their recurrent product, one gate `gate_stride` after the other.
 template <int cell>
@@ -123,12 +101,14 @@ void forward_cell(const Layer& l) {
   const long H = l.H, T = l.T, blocks = (H + NR - 1) / NR;
   parallel(l.threads, [&](int id, int threads, Barrier& barrier) {
     const Share share{blocks, id, threads};
+    const long panel_of_gate = panel_floats(H), panel = Q * panel_of_gate;
+    Held held;
     alignas(64) float u[4 * STEP_ROWS * NR];
     for (long p = share.first(); p < share.end(); p++) {
       if (!share.packs(p)) continue;
       for (int q = 0; q < Q; q++) {
         const ByColumns w{l.w_hh + q * H * H, H, H};
-        w.pack(p, 0, H, l.packed + (p * Q + q) * H * NR);
+        pack_panel(w, p, 0, H, l.packed + p * panel + q * panel_of_gate);
       }
       for (long b = 0; b < steps.size(0); b++) enter(l, steps, 0, b, l.h0 + b * H, p * NR);
     }
@@ -136,11 +116,11 @@ void forward_cell(const Layer& l) {
     for (long s = 0; s < T; s++) {
       const long size = steps.size(s), coming = steps.size(s + 1);
       for (long p = share.first(); p < share.end(); p++) {
-        const float* after = l.packed + (p + 1 < share.end() ? p + 1 : share.first()) * Q * H * NR;
+        const float* after = l.packed + (p + 1 < share.end() ? p + 1 : share.first()) * panel;
         const long end = share.end_row(p, size);
         for (long b0 = share.begin_row(p, size); b0 < end; b0 += STEP_ROWS) {
           const long rows = std::min(STEP_ROWS, end - b0);
-          products(l.packed + p * Q * H * NR, Q, H, rows, l.entering + (steps.start(s) + b0) * H, H, u, after);
+          products(held, l.packed + p * panel, Q, H, rows, l.entering + (steps.start(s) + b0) * H, H, u, after);
           for (long r = 0; r < rows; r++) {
             for (long v = 0; v < NR && p * NR + v < H; v += VL)
               forward_unit<cell>(l, steps, s, b0 + r, p * NR + v, H - p * NR - v, u + r * NR + v, rows * NR);
@@ -198,23 +178,30 @@ void backward_cell(const Layer& l) {
   const long H = l.H, T = l.T, K = Q * H, ld = cell == GRU ? 4 * H : K, blocks = (H + NR - 1) / NR;
   parallel(l.threads, [&](int id, int threads, Barrier& barrier) {
     const Share share{blocks, id, threads};
+    // Of a GRU two products, with the weights at r and z and with those at the product that r multiplies.
+    const long K1 = cell == GRU ? 2 * H : K, K2 = K - K1;
+    const long panel = panel_floats(K1) + panel_floats(K2), second_part = panel_floats(K1);
+    Held held;
     alignas(64) float u[2 * STEP_ROWS * NR];
     const ByRows w{l.w_hh, H, H};
-    for (long p = share.first(); p < share.end(); p++)
-      if (share.packs(p)) w.pack(p, 0, K, l.packed + p * K * NR);
+    for (long p = share.first(); p < share.end(); p++) {
+      if (!share.packs(p)) continue;
+      pack_panel(w, p, 0, K1, l.packed + p * panel);
+      if (K2 > 0) pack_panel(w, p, K1, K2, l.packed + p * panel + second_part);
+    }
     barrier.wait();
     // After step s: the gradient that leaves it for the states before it.
     auto leaving = [&](long s, long p, long b0, long rows) {
-      const float* block = l.packed + p * K * NR;
-      const float* after = l.packed + (p + 1 < share.end() ? p + 1 : share.first()) * K * NR;
+      const float* first_part = l.packed + p * panel;
+      const float* after = l.packed + (p + 1 < share.end() ? p + 1 : share.first()) * panel;
       const float* d = l.d_gates + (steps.start(s) + b0) * ld;
       if (cell == GRU) {
         float* second = u + STEP_ROWS * NR;
-        products(block, 1, 2 * H, rows, d, ld, u, block + 2 * H * NR);
-        products(block + 2 * H * NR, 1, H, rows, d + 3 * H, ld, second, after);
+        products(held, first_part, 1, K1, rows, d, ld, u, first_part + second_part);
+        products(held, first_part + second_part, 1, K2, rows, d + 3 * H, ld, second, after);
         for (long i = 0; i < rows * NR; i++) u[i] += second[i];
       } else {
-        products(block, 1, K, rows, d, ld, u, after);
+        products(held, first_part, 1, K, rows, d, ld, u, after);
       }
       for (long r = 0; r < rows; r++) {
         const float* mask = steps.mask(s, b0 + r);

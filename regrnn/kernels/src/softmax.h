@@ -10,7 +10,7 @@
 #include <cmath>
 #include <limits>
 
-#include "gemm.h"
+#include "product.h"
 #include "shared.h"
 
 namespace regrnn {
@@ -101,6 +101,7 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
   parallel(threads, [&](int id, int n, Barrier& barrier) {
     float* mine = most + id * N * NR;
     const Part rows(N, id, n);
+    Held held;
     // The product with the classes from `from` on: this thread's `part` of `threads`.
     const auto logits = [&](int part, int threads, long from, long columns, const auto& sink) {
       const ByColumns source{w + from * H, H, columns};
@@ -108,7 +109,7 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
         shared_multiply(part, threads, *shared, columns, compacted, source, sink,
                         compacted + N * H + id * std::max(IN_CACHE, H * NR));
       else
-        multiply(part, threads, N, columns, H, Rows{h, H}, source, sink);
+        multiply(part, threads, N, columns, H, Rows{h, H}, source, sink, held);
     };
     const auto largest_of = [&](long columns) {
       std::fill(mine, mine + N * NR, -std::numeric_limits<float>::infinity());
@@ -183,10 +184,11 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
     }
     if (weights) transpose(id, n, h, N, H, H, inverse_z, factor, turned);
     barrier.wait();
+    Held held;
     if (d_h != nullptr)
       multiply_deep(id, n, N, H, V, Rows{e, NR, N * NR}, ByRows{w, H, H},
-                    IntoRows{d_h, H, H, nullptr, nullptr, inverse_z, factor}, waiting);
-    if (weights) multiply(id, n, d_w == nullptr ? 1 : H, V, N, Rows{turned, N}, Ready{e, N}, sink);
+                    IntoRows{d_h, H, H, nullptr, nullptr, inverse_z, factor}, waiting, held);
+    if (weights) multiply(id, n, d_w == nullptr ? 1 : H, V, N, Rows{turned, N}, Ready{e, N}, sink, held);
   });
 }
 
@@ -230,6 +232,7 @@ inline void log_probabilities(long N, long H, long V, const float* h, const floa
   const long panels = (V + NR - 1) / NR;
   parallel(threads, [&](int id, int n, Barrier& barrier) {
     const Part part(GROUPS, id, n);
+    Held held;
     for (long g = part.begin; g < part.end; g++) {
       const Group group(panels, g);
       float* top = most + g * N * NR;
@@ -245,7 +248,7 @@ inline void log_probabilities(long N, long H, long V, const float* h, const floa
         }
       };
       Shifted sink{{V, bias, targets, top, total + g * N * NR, out}, group.begin};
-      multiply(0, 1, N, width, H, Rows{h, H}, ByColumns{w + j * H, H, width}, sink);
+      multiply(0, 1, N, width, H, Rows{h, H}, ByColumns{w + j * H, H, width}, sink, held);
     }
     barrier.wait();
     const Part rows(N, id, n);
