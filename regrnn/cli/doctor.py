@@ -20,16 +20,22 @@ def doctor(*, json: bool = False) -> None:
     from regrnn._version import __version__
     from regrnn.data.locate import cache_root, data_root
     from regrnn.errors import RegrnnError
-    from regrnn.kernels.core import choose
+    from regrnn.kernels.core import choose, choose_bfloat16
     from regrnn.optional import EXTRAS
     from regrnn.training.result import commit, processor
 
+    bfloat16 = "none"
     try:
         choice = choose()
         if choice.core is None:
             core = f"none, torch's kernels run instead, which are slower: {choice.reason}"
         else:
             core = f"{choice.reason} (set REGRNN_KERNEL to change)"
+            rounded = choose_bfloat16()
+            if rounded.core is None:
+                bfloat16 = f"none: {rounded.reason}"
+            else:
+                bfloat16 = f"{rounded.reason}, for training.matmul_precision = medium"
     except RegrnnError as error:
         core = f"error: {error}"
     facts = {
@@ -40,6 +46,7 @@ def doctor(*, json: bool = False) -> None:
         "threads": torch.get_num_threads(),
         "devices": ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))],
         "core": core,
+        "bfloat16": bfloat16,
         "data": f"{data_root()} (set REGRNN_DATA to change)",
         "cache": f"{cache_root()} (set REGRNN_CACHE to change)",
         "extras": {

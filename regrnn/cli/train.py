@@ -130,6 +130,7 @@ def run_training(
 ) -> dict[str, Any]:
     """Train or resume the run in `out` to its end; its entry for `benchmarks/results`, also in `result.json`."""
     from regrnn.cli.progress import ConsoleProgress
+    from regrnn.kernels.core import choose_bfloat16
     from regrnn.reports.run import write_run_report
     from regrnn.reports.tensorboard import write_tensorboard
     from regrnn.tasks.protocol import get_task
@@ -163,6 +164,13 @@ def run_training(
             entry: dict[str, Any] = read_json(run.result)
             return entry
         progress.line(f"{recipe.name}, seed {seed}, in {out}\n{task.description}")
+        if recipe.training.matmul_precision != "highest" and where.type == "cpu":
+            rounded = choose_bfloat16()
+            progress.line(
+                "products in float32, although matmul_precision is medium: " + rounded.reason
+                if rounded.core is None
+                else f"products in bfloat16 ({rounded.reason}), sums in float32; evaluated in float32"
+            )
         try:
             outcome = Trainer(task, recipe, run, seed, where, progress).train()
         except Interrupted:

@@ -167,10 +167,15 @@ def choose() -> Choice:
 
 @functools.cache
 def choose_bfloat16() -> Choice:
-    """The core whose products are in bfloat16, where `REGRNN_KERNEL` leaves the choice to the processor."""
+    """The core whose products are in bfloat16, where `REGRNN_KERNEL` leaves the choice to the processor.
+
+    Raises RegrnnError as `choose`.
+    """
+    if choose().core is None:
+        return choose()
     wanted = os.environ.get("REGRNN_KERNEL", "auto") or "auto"
-    if choose().core is None or wanted not in ("auto", "fused"):
-        return Choice(None, f"REGRNN_KERNEL={wanted}" if choose().core is not None else choose().reason)
+    if wanted not in ("auto", "fused"):
+        return Choice(None, f"REGRNN_KERNEL={wanted}")
     library = ctypes.CDLL(str(_FOLDER / "_baseline.so"))
     library.regrnn_bfloat16.restype = c_char_p
     best: str = library.regrnn_bfloat16().decode()

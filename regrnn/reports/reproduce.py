@@ -132,7 +132,10 @@ def _fault(run: RunFiles) -> str:
 
 
 def changes(run: RunFiles) -> list[str]:
-    """What a run's settings differ in from the recipe of that name; dropout of another kind is a row of its own."""
+    """What a run's settings differ in from the recipe of that name.
+
+    Dropout of another kind is a row of its own; the precision of products is said below the table.
+    """
     name = run.name
     if name not in recipe_names():
         return []
@@ -142,7 +145,7 @@ def changes(run: RunFiles) -> list[str]:
         return []
     found = {key: value for key, value in run.recipe.items() if isinstance(value, Mapping) and key != "expected"}
     wanted = {key: value for key, value in own.items() if isinstance(value, Mapping) and key != "expected"}
-    ignored = {("data", "path"), ("training", "checkpoint_minutes")}
+    ignored = {("data", "path"), ("training", "checkpoint_minutes"), ("training", "matmul_precision")}
     if regularization(found) != regularization(wanted):
         ignored.add(("model", "dropout"))
     before, after = (
@@ -200,6 +203,17 @@ def _remarks(rows: Sequence[Measured]) -> Iterator[str]:
                 f"not complete: {measured.row.label}, seed {result.entry.get('seed')}, {_epochs([result])} epochs; "
                 "figures are of its best epoch so far"
             )
+    rounded: dict[str, list[str]] = {}
+    for measured in rows:
+        for result in measured.shown:
+            if result.entry.get("matmul_precision", "highest") != "highest":
+                seeds = result.entry.get("seeds", [result.entry.get("seed")])
+                rounded.setdefault(measured.row.label, []).extend(map(str, seeds))
+    for label, seeds in rounded.items():
+        yield (
+            f"trained with factors of products rounded to bfloat16 (training.matmul_precision = medium): {label}, "
+            f"seed {', '.join(seeds)}"
+        )
     protocols = dict.fromkeys(
         str(protocol).rpartition("test: ")[2]
         for measured in rows
@@ -234,6 +248,7 @@ def _run_entry(run: RunFiles) -> Entry:
     return common | {
         "task": run.recipe.get("task"),
         "regularization": regularization(run.recipe),
+        "matmul_precision": run.recipe.get("training", {}).get("matmul_precision", "highest"),
         "complete": False,
         "epochs": len(run.epochs),
         "planned_epochs": run.planned_epochs,

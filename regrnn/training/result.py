@@ -30,6 +30,7 @@ def result_entry(
         "seed": seed,
         "members": 1,
         "regularization": regularization,
+        **_precision(recipe.training.matmul_precision),
         "complete": True,
         "epochs": outcome.position.epoch - (not outcome.stopped_early),
         "best_epoch": outcome.position.best_epoch,
@@ -41,6 +42,11 @@ def result_entry(
         **_made(),
         "wall_seconds": round(outcome.position.seconds),
     }
+
+
+def _precision(matmul_precision: str) -> dict[str, str]:
+    """What is said of the arithmetic of training, where it is not torch's default."""
+    return {} if matmul_precision == "highest" else {"matmul_precision": matmul_precision}
 
 
 def _made() -> dict[str, Any]:
@@ -85,6 +91,7 @@ def derived_entry(
         "seeds": [member.get("seed") for member in members],
         "members": len(members),
         "regularization": common("regularization"),
+        **_precision(" + ".join(dict.fromkeys(str(m.get("matmul_precision", "highest")) for m in members))),
         "complete": all(member.get("complete") is True for member in members),
         "epochs": first.get("epochs"),
         "evaluation": evaluation,

@@ -12,11 +12,16 @@ import regrnn as package
 from regrnn.kernels import core
 
 
+def choose_anew() -> None:
+    core.choose.cache_clear()
+    core.choose_bfloat16.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def chosen_anew() -> Iterator[None]:
-    core.choose.cache_clear()
+    choose_anew()
     yield
-    core.choose.cache_clear()
+    choose_anew()
 
 
 def test_doctor(done: Callable[..., str], empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,9 +47,23 @@ def test_core_that_runs(done: Callable[..., str], monkeypatch: pytest.MonkeyPatc
         pytest.skip(f"the core is not compiled here: {error}")
     here = ", ".join(core.INSTRUCTION_SETS[core.INSTRUCTION_SETS.index(best) :])
     for setting, running in (("", best), ("auto", best), ("fused", best), ("baseline", "baseline")):
-        core.choose.cache_clear()
+        choose_anew()
         monkeypatch.setenv("REGRNN_KERNEL", setting)
         assert json.loads(done("doctor", "--json"))["core"] == f"{running} of {here} (set REGRNN_KERNEL to change)"
+
+
+def test_whether_products_can_be_in_bfloat16(done: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGRNN_KERNEL", "auto")
+    if core.choose().core is None:
+        pytest.skip("the core is not compiled here")
+    found = json.loads(done("doctor", "--json"))["bfloat16"]
+    if (rounded := core.choose_bfloat16()).core is None:
+        assert found == f"none: {rounded.reason}"
+    else:
+        assert found == f"{rounded.core.instruction_set}, for training.matmul_precision = medium"
+    choose_anew()
+    monkeypatch.setenv("REGRNN_KERNEL", "baseline")
+    assert json.loads(done("doctor", "--json"))["bfloat16"] == "none: REGRNN_KERNEL=baseline"
 
 
 def test_core_that_is_not_wanted(done: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

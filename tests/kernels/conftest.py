@@ -37,9 +37,11 @@ def use_kernel(compiled: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     def use(name: str) -> None:
         monkeypatch.setenv("REGRNN_KERNEL", name)
         core.choose.cache_clear()
+        core.choose_bfloat16.cache_clear()
 
     yield use
     core.choose.cache_clear()
+    core.choose_bfloat16.cache_clear()
 
 
 @pytest.fixture(params=_available())

@@ -13,7 +13,7 @@ namespace REGRNN_ISA {
 
 constexpr long MOST_HELD = 512 * 1024;  // rounded elements of A: 1 MiB, for a second-level cache
 constexpr long MOST_DEPTH = 8 * 1024;   // of a panel of B that is rounded at a time
-constexpr long BLOCK_ROWS = 15 * SIDE;  // whose panel of C is held at a time
+constexpr long BLOCK_ROWS = 24 * SIDE;  // whose panel of C is held at a time
 constexpr long STEP_ROWS = SIDE;        // rows of a time step whose products are held at a time
 
 static_assert(MOST_HELD >= SIDE * MOST_DEPTH, "one square of rows fits");
@@ -113,7 +113,7 @@ void multiply_deep(int id, int threads, long M, long N, long K, Rows a, const So
   alignas(64) static thread_local bf16 rounded[MOST_DEPTH * NR];
   constexpr long MOST_ROWS = 2048;
   const long panels = (N + NR - 1) / NR, tiles = squares(M), most = std::min(tiles, MOST_ROWS / SIDE);
-  const long deep = most == 0 ? KB : std::min(MOST_DEPTH, MOST_HELD / (most * SIDE) / KB * KB);
+  const long deep = most == 0 ? KB : std::min(MOST_DEPTH, MOST_HELD / (most * SIDE) / SIDE * SIDE);
   const Part part(panels * tiles, id, threads);
   for (long begin = 0; begin < tiles; begin += most) {
     const long end = std::min(begin + most, tiles), row0 = begin * SIDE, held_rows = std::min(M, end * SIDE) - row0;
