@@ -169,7 +169,7 @@ def run_training(
             progress.line(
                 "products in float32, although matmul_precision is medium: " + rounded.reason
                 if rounded.core is None
-                else f"products in bfloat16 ({rounded.reason}), sums in float32; evaluated in float32"
+                else f"products in bfloat16 ({rounded.reason}), sums in float32; the last evaluation in float32"
             )
         try:
             outcome = Trainer(task, recipe, run, seed, where, progress).train()

@@ -78,7 +78,8 @@ class Outcome:
 
 
 @contextmanager
-def _matmul_precision(precision: str) -> Iterator[None]:
+def matmul_precision(precision: str) -> Iterator[None]:
+    """torch.set_float32_matmul_precision within."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
@@ -127,9 +128,9 @@ class Trainer:
             self._resume()
             stopped_early = False
             while self.at.epoch <= self.config.epochs:
-                with _matmul_precision(self.config.matmul_precision):
+                with matmul_precision(self.config.matmul_precision):
                     self._epoch()
-                stopped_early = self._evaluate_epoch()
+                    stopped_early = self._evaluate_epoch()
                 if stopped_early:
                     break
             return Outcome(self._final(), self.at, stopped_early)

@@ -1,4 +1,4 @@
-"""Products of factors rounded to bfloat16: exact where rounding changes nothing, near elsewhere, and only when asked for."""
+"""Products of factors rounded to bfloat16: exact where nothing is rounded, near elsewhere, and only when asked for."""
 
 from collections.abc import Callable, Iterator
 

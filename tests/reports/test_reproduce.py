@@ -171,6 +171,20 @@ def test_dropout_and_where_the_data_lies_may_differ(make_run: Callable[..., Path
     assert [row.row.label for row in found.rows if row.results] == ["small with D"]
 
 
+def test_what_was_trained_with_rounded_products_is_named(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    note = "trained with factors of products rounded to bfloat16 (training.matmul_precision = medium): "
+    small_run(make_run, training__matmul_precision="medium", finished=False)
+    found = reproduce(TABLE_1, read_runs(tmp_path))
+    assert found.rows[0].state == "incomplete"
+    assert f"{note}non-regularised LSTM, 2 x 200, seed 7" in found.notes
+    exact = [entry(seed, 115.0) for seed in (1, 2)]
+    rounded = [entry(3, 115.0, matmul_precision="medium"), entry(4, 116.0, matmul_precision="medium")]
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "ptb.json").write_text(json.dumps(exact + rounded))
+    notes = reproduce(TABLE_1, read_results(tmp_path / "results")).notes
+    assert f"{note}non-regularised LSTM, 2 x 200, seed 3, 4" in notes
+
+
 def test_averages_that_lie_among_the_runs(make_run: Callable[..., Path], tmp_path: Path) -> None:
     small_run(make_run, "member-1")
     (tmp_path / "members.json").write_text(json.dumps([entry(1, 99.0, members=2, seeds=[1, 2], runs=["member-1"])]))

@@ -257,6 +257,26 @@ def test_masks_are_on_in_training_and_off_in_evaluation(tmp_path: Path) -> None:
     assert set(modes) == {("loss", True), ("evaluate", False)}
 
 
+def test_figures_of_a_finished_run_are_not_at_the_reduced_precision(tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+
+    class Watching(NoisyTask):
+        def loss(self, model: Any, batch: Tensor, state: State) -> Loss:
+            seen.append(("loss", torch.get_float32_matmul_precision()))
+            return super().loss(model, batch, state)
+
+        def evaluate(self, model: Any, split: str) -> Any:
+            seen.append((split, torch.get_float32_matmul_precision()))
+            return super().evaluate(model, split)
+
+    before = torch.get_float32_matmul_precision()
+    assert before != "medium"
+    train(Watching(), noisy_recipe(matmul_precision="medium"), tmp_path / "run")
+    assert seen[-3:] == [(split, before) for split in ("train", "valid", "test")]
+    assert {precision for _, precision in seen[:-3]} == {"medium"}
+    assert torch.get_float32_matmul_precision() == before
+
+
 def test_seeds_differ_and_repeat(tmp_path: Path) -> None:
     for name, seed in {"a": 1, "b": 1, "c": 2}.items():
         train(NoisyTask(), noisy_recipe(), tmp_path / name, seed=seed)
