@@ -15,7 +15,7 @@ from benchmarks.processes import corpus, members, memory, process
 from benchmarks.results import RESULTS, Entry, save
 from benchmarks.roofline import roofline
 from benchmarks.sizes import SIZES
-from benchmarks.step import growth, step
+from benchmarks.step import bfloat16, growth, step
 from benchmarks.tables import lines
 from benchmarks.translation import translation
 from regrnn.errors import RegrnnError
@@ -23,6 +23,7 @@ from regrnn.errors import RegrnnError
 PARTS: dict[str, Callable[[Options], Iterator[Entry]]] = {
     "roofline": roofline,
     "step": step,
+    "bfloat16": bfloat16,
     "layer": layer,
     "inference": inference,
     "translation": translation,

@@ -72,7 +72,7 @@ def source(entries: Sequence[Entry]) -> str:
         taken.setdefault(key, []).append(entry)
     said = []
     for (command, date, code, processor), group in taken.items():
-        runs = [figure["runs"] for entry in group for figure in entry["measurements"]]
+        runs = [figure["runs"] for entry in group for figure in entry["measurements"]] or [0]
         loads = [entry["machine"]["load"][0] for entry in group]
         about = f"{_span(runs)} runs a side, {sum(entry['seconds'] for entry in group):,.0f} s, load {_span(loads)}"
         said.append(f"`{command}`: {date}, {processor}, commit {code}, {about}.")
@@ -144,6 +144,24 @@ def step(entries: Sequence[Entry]) -> Iterator[str]:
     yield (
         "The idiom's setting: " + "; ".join(f"{entry['case']}: {entry['settings']['idiom']}" for entry in entries) + "."
     )
+
+
+def bfloat16(entries: Sequence[Entry]) -> Iterator[str]:
+    rows = [
+        [
+            _model(entry),
+            *(
+                f"{number(figure[f'{side}_in_float32']['median'])} / {number(figure[side]['median'])}"
+                for side in ("idiom", "ours")
+            ),
+            _ratio(figure),
+            f"{figure['gain']['median']:.2f} ({figure['gain']['low']:.2f}-{figure['gain']['high']:.2f})",
+        ]
+        for entry, figure in _figures(entries)
+    ]
+    head = ["", "words/s, idiom, float32 / bfloat16", "regrnn, float32 / bfloat16", "ratio, both in bfloat16",
+            "regrnn, bfloat16 over float32"]  # fmt: skip
+    yield from _table(head, rows)
 
 
 def layer(entries: Sequence[Entry]) -> Iterator[str]:
@@ -277,6 +295,7 @@ def corpus(entries: Sequence[Entry]) -> Iterator[str]:
 TABLES: dict[str, Callable[[Sequence[Entry]], Iterator[str]]] = {
     "roofline": roofline,
     "step": step,
+    "bfloat16": bfloat16,
     "layer": layer,
     "inference": inference,
     "translation": translation,

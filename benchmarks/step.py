@@ -15,6 +15,8 @@ from benchmarks.roofline import peak
 from benchmarks.sizes import GROWING, TOYS, Masks, Size
 from benchmarks.text import write_corpus
 from benchmarks.timing import Figures, interleaved, rates, spread
+from regrnn.kernels.core import choose_bfloat16
+from regrnn.training.loop import matmul_precision
 
 WINDOWS = 20
 """Different batches that the steps go through."""
@@ -73,6 +75,42 @@ def step(options: Options) -> Iterator[Entry]:
     for size in options.chosen("small", "medium", "large"):
         figures, setting = measure(size, options)
         yield entry("step", size.name, options, size.described() | setting, figures)
+
+
+def bfloat16(options: Options) -> Iterator[Entry]:
+    """The paper's models with products in bfloat16, against the idiom's under the same setting of torch."""
+    if (choice := choose_bfloat16()).core is None:
+        yield entry("bfloat16", "machine", options, {}, [], [f"No products in bfloat16: {choice.reason}."])
+        return
+
+    def at_medium(run: Callable[[], object]) -> Callable[[], object]:
+        def rounded() -> object:
+            with matmul_precision("medium"):
+                return run()
+
+        return rounded
+
+    for size in options.chosen("small", "medium", "large"):
+        corpus = corpus_of(options.folder, size)
+        training = ours.Training(size, corpus)
+        batches = training.batches
+        setting, _ = idiom.best_setting(size, batches)
+        theirs = idiom.Training(size, batches, setting).step
+        runs: dict[str, Callable[[], object]] = {
+            "ours": at_medium(training.step),
+            "ours in float32": training.step,
+            "idiom": at_medium(theirs),
+            "idiom in float32": theirs,
+        }
+        times = interleaved(runs, options.runs(size))
+        more = {
+            f"{side}_in_float32": spread([size.words / taken for taken in times[f"{side} in float32"]])
+            for side in ("ours", "idiom")
+        }
+        saved = [f / r for f, r in zip(times["ours in float32"], times["ours"], strict=True)]
+        figures = [rates("step", "words", size.words, times["ours"], times["idiom"], gain=spread(saved), **more)]
+        described = size.described() | {"idiom": str(setting), "library": choice.reason}
+        yield entry("bfloat16", size.name, options, described, figures)
 
 
 def growth(options: Options) -> Iterator[Entry]:

@@ -25,9 +25,9 @@ class TrainingConfig:
     """Largest l2 norm of all gradients together; none: not clipped."""
     weight_decay: float = 0.0
     matmul_precision: Literal["highest", "medium"] = "highest"
-    """As of torch.set_float32_matmul_precision, for updates and the validation of each epoch; the figures of the finished
-    run are at the highest. medium: the factors of products are rounded to bfloat16 where the processor has instructions
-    for that; weights and sums stay float32."""
+    """As of torch.set_float32_matmul_precision, for updates and for the validation of each epoch; the figures of the
+    finished run are at the highest. medium: the factors of products are rounded to bfloat16 where the processor has
+    instructions for that; weights and sums stay float32."""
     patience: int | None = None
     """Stop after this many epochs without a better validation figure; none: never."""
     checkpoint_minutes: float = 10.0

@@ -37,6 +37,10 @@ def all_parts() -> list[Entry]:
         entry("roofline", "machine", {"name": "fma, 2 threads", "idiom": None, "ratio": None}),
         entry("step", "large", *masks, idiom="fused SGD, oneDNN on"),
         entry("step", "small", masks[0], idiom="foreach SGD, oneDNN on", dropout=0.0),
+        entry(
+            "bfloat16", "medium",
+            {"name": "step", "ours_in_float32": RANGE, "idiom_in_float32": RANGE, "gain": RANGE, **speed},
+        ),
         entry("layer", "small", {"name": "forward and backward", **speed}),
         entry(
             "inference", "small", {"name": "x", "verb": "score", "batch": 1, "storage": "float32", **speed},

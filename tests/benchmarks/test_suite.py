@@ -18,6 +18,7 @@ from benchmarks.text import write_corpus
 from benchmarks.timing import interleaved, rates, spread
 from benchmarks.translation import Idiom, drawn, one_by_one, sentences
 from regrnn.errors import RegrnnError
+from regrnn.kernels.core import choose_bfloat16
 from regrnn.training.recipe import read_recipe, recipe_from_dict
 
 QUICK = ["--quick", "--threads", "1", "--repeats", "1"]
@@ -28,7 +29,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the parts that need no other process measure, one size of each, saved by two runs."""
     path = tmp_path_factory.mktemp("results") / "performance.json"
     assert main(["roofline", "step", "--sizes", "medium", "--out", str(path), *QUICK]) == 0
-    assert main(["layer", "inference", "translation", "--sizes", "small", "--out", str(path), *QUICK]) == 0
+    assert main(["bfloat16", "layer", "inference", "translation", "--sizes", "small", "--out", str(path), *QUICK]) == 0
     return path
 
 
@@ -41,6 +42,7 @@ def test_every_entry_says_how_it_was_measured(results: Path) -> None:
     assert [(entry["part"], entry["case"]) for entry in entries] == [
         ("roofline", "machine"),
         ("step", "medium"),
+        ("bfloat16", "small" if choose_bfloat16().core else "machine"),
         ("layer", "small"),
         ("inference", "small"),
         ("translation", "plain"),
@@ -55,6 +57,9 @@ def test_every_entry_says_how_it_was_measured(results: Path) -> None:
 
 def test_every_measurement_has_both_sides_and_their_ratio(results: Path) -> None:
     for entry in read(results):
+        if entry["part"] == "bfloat16" and choose_bfloat16().core is None:
+            assert entry["notes"] and not entry["measurements"]
+            continue
         assert entry["measurements"]
         for figure in entry["measurements"]:
             assert figure["runs"] >= 1 and figure["unit"] and figure["name"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import main
+from benchmarks.__main__ import PARTS, main
 from benchmarks.processes import PTB_WORDS, Process, losses
 from benchmarks.results import read
 from benchmarks.sizes import SIZES, TOYS
@@ -99,9 +99,7 @@ def test_all_parts_in_processes_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     assert main(["--quick", "--threads", "1", "--repeats", "1", "--out", str(path)]) == 0
     entries = {(entry["part"], entry["case"]): entry for entry in read(path)}
-    assert {part for part, _ in entries} == {
-        "roofline", "step", "layer", "inference", "memory", "members", "process", "growth", "corpus",
-    }  # fmt: skip
+    assert {part for part, _ in entries} == set(PARTS)
     for key in (("memory", "medium"), ("members", "small")):
         for figure in entries[key]["measurements"]:
             assert figure["ours"]["low"] > 0 and figure["idiom"]["low"] > 0 and figure["ratio"]["low"] > 0
