@@ -113,17 +113,16 @@ inline void transpose(int id, int threads, const float* in, long rows, long colu
                       float scale, float* out) {
   constexpr long S = 16;  // a square of this side is read and written in whole cache lines
   const Part part((columns + S - 1) / S, id, threads);
-  float square[S][S];
+  alignas(64) float square[S * S], factors[S];
   for (long c0 = part.begin * S; c0 < columns && c0 < part.end * S; c0 += S) {
-    const long width = columns - c0 < S ? columns - c0 : S;
+    const long width = std::min(S, columns - c0);
     for (long r0 = 0; r0 < rows; r0 += S) {
-      const long height = rows - r0 < S ? rows - r0 : S;
-      for (long r = 0; r < height; r++) {
-        const float f = factor == nullptr ? scale : scale * factor[r0 + r];
-        const float* row = in + (r0 + r) * ld + c0;
-        for (long c = 0; c < width; c++) square[c][r] = f * row[c];
-      }
-      for (long c = 0; c < width; c++) std::memcpy(out + (c0 + c) * rows + r0, square[c], height * sizeof(float));
+      const long height = std::min(S, rows - r0);
+      turn(in + r0 * ld + c0, ld, height, width, square, S);
+      for (long r = 0; r < height; r++) factors[r] = factor == nullptr ? scale : scale * factor[r0 + r];
+      for (long c = 0; c < width; c++)
+        for (long r = 0; r < height; r += VL)
+          store_some(out + (c0 + c) * rows + r0 + r, load(square + c * S + r) * load(factors + r), height - r);
     }
   }
 }
