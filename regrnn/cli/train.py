@@ -130,7 +130,6 @@ def run_training(
 ) -> dict[str, Any]:
     """Train or resume the run in `out` to its end; its entry for `benchmarks/results`, also in `result.json`."""
     from regrnn.cli.progress import ConsoleProgress
-    from regrnn.kernels.core import choose_bfloat16
     from regrnn.reports.run import write_run_report
     from regrnn.reports.tensorboard import write_tensorboard
     from regrnn.tasks.protocol import get_task
@@ -165,12 +164,7 @@ def run_training(
             return entry
         progress.line(f"{recipe.name}, seed {seed}, in {out}\n{task.description}")
         if recipe.training.matmul_precision != "highest" and where.type == "cpu":
-            rounded = choose_bfloat16()
-            progress.line(
-                "products in float32, although matmul_precision is medium: " + rounded.reason
-                if rounded.core is None
-                else f"products in bfloat16 ({rounded.reason}), sums in float32; the last evaluation in float32"
-            )
+            progress.line(_said_of_precision())
         try:
             outcome = Trainer(task, recipe, run, seed, where, progress).train()
         except Interrupted:
@@ -183,6 +177,18 @@ def run_training(
         write_json(run.result, entry)
         write_pages(running=False)
     return entry
+
+
+def _said_of_precision() -> str:
+    """How products are computed on the CPU at medium precision."""
+    from regrnn.kernels.core import choose, choose_bfloat16
+
+    rounded = choose_bfloat16()
+    if rounded.core is not None:
+        return f"products in bfloat16 ({rounded.reason}), sums in float32; the last evaluation in float32"
+    if choose().core is None:
+        return f"matmul_precision is left to torch's kernels: {rounded.reason}"
+    return f"products in float32, although matmul_precision is medium: {rounded.reason}"
 
 
 def set_threads(threads: int | None) -> None:

@@ -133,7 +133,8 @@ class Trainer:
                     stopped_early = self._evaluate_epoch()
                 if stopped_early:
                     break
-            return Outcome(self._final(), self.at, stopped_early)
+            with matmul_precision("highest"):
+                return Outcome(self._final(), self.at, stopped_early)
 
     def _epoch(self) -> None:
         """The rest of the current epoch's batches, and a checkpoint behind the last."""

@@ -12,6 +12,7 @@ import torch
 
 import regrnn as package
 from regrnn.cli.train import pair_flags, summary
+from regrnn.kernels import core
 from regrnn.training.recipe import read_recipe, recipe_from_dict, recipe_names
 from regrnn.training.run import Run
 
@@ -48,6 +49,31 @@ def test_a_run_directory_has_all_of_the_run(tiny_run: Path) -> None:
     assert entry["best_epoch"] == best["epoch"] and entry["epochs"] == 2
     assert entry["figures"]["valid_perplexity"] == pytest.approx(best["valid_perplexity"], rel=1e-6)
     assert entry["regularization"] == "paper"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        ("torch", "matmul_precision is left to torch's kernels: REGRNN_KERNEL=torch"),
+        ("baseline", "products in float32, although matmul_precision is medium: REGRNN_KERNEL=baseline"),
+    ],
+)
+def test_medium_precision_is_never_silent(
+    kernel: str, said: str, regrnn: Callable[..., Any], tiny_text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if core.choose().core is None:
+        pytest.skip("the core is not compiled here")
+    monkeypatch.setenv("REGRNN_KERNEL", kernel)
+    for choice in (core.choose, core.choose_bfloat16):
+        choice.cache_clear()
+    try:
+        medium = ("--training.matmul-precision", "medium", "--out", "run")
+        outcome = regrnn("train", "language", "--data", tiny_text, *SMALL, *medium)
+    finally:
+        for choice in (core.choose, core.choose_bfloat16):
+            choice.cache_clear()
+    assert outcome.status == 0 and f"{said}\n" in outcome.err
+    assert json.loads(Path("run/result.json").read_text())["matmul_precision"] == "medium"
 
 
 def test_settings_come_from_recipe_then_flags(done: Callable[..., str], tiny_text: Path, tmp_path: Path) -> None:

@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from core_and_reference import LayerProblem, LossProblem, any_problem, largest, layer_problems, loss_problems
+from core_and_reference import (
+    LayerProblem,
+    LossProblem,
+    any_problem,
+    assert_agreement,
+    largest,
+    layer_problems,
+    loss_problems,
+)
 from hypothesis import given, settings
 from test_core_threads import assert_same_on_any_threads
 from test_core_training import losses
@@ -82,13 +90,17 @@ def assert_near(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert error <= NEAR * max(largest([tensor]), most / 10), name
 
 
-@given(problem=layer_problems())
-@settings(any_problem, max_examples=60)
-def test_layers_are_near_the_definition(rounded: core.Core, problem: LayerProblem) -> None:
+def assert_layer_near(problem: LayerProblem) -> None:
     got, expected = problem.results("core"), problem.results("definition")
     if problem.cell == "rnn_relu":  # rounding decides on which side of 0 a unit is, and so its gradient
         got, expected = ({n: r for n, r in results.items() if not n.startswith("d ")} for results in (got, expected))
     assert_near(got, expected)
+
+
+@given(problem=layer_problems())
+@settings(any_problem, max_examples=60)
+def test_layers_are_near_the_definition(rounded: core.Core, problem: LayerProblem) -> None:
+    assert_layer_near(problem)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
@@ -121,6 +133,20 @@ def test_what_is_no_number_stays_none(rounded: core.Core) -> None:
     rounded.project(20, 40, 50, *map(ops._at, (a, weight, None, None, c)), 1)
     assert c[3].isnan().all() and not c[5].isfinite().all()
     assert c[[0, 1, 2, 4, 6, 19]].isfinite().all()
+
+
+@pytest.mark.parametrize("group", [1, 7])
+def test_products_that_leave_columns_out_are_not_rounded(rounded: core.Core, group: int) -> None:
+    problem = LossProblem(50, 65, 300, group=group)
+    got, expected = problem.results("core"), problem.results("definition")
+    del got["log p"], expected["log p"]  # made without a shared mask
+    assert_agreement(got, expected)
+
+
+@given(problem=layer_problems(shared=True))
+@settings(any_problem, max_examples=30)
+def test_layers_with_shared_masks_are_near_the_definition(rounded: core.Core, problem: LayerProblem) -> None:
+    assert_layer_near(problem)
 
 
 def test_training_learns_as_in_float32(rounded: core.Core) -> None:

@@ -48,7 +48,7 @@ class Held {
 alignas(64) thread_local bf16 Held::place_[MOST_HELD];
 thread_local Held::What Held::now_ = {};
 
-// Rows [k0, k0 + n) of a panel, rounded; and their sums, where the sink wants them.
+// Rows [k0, k0 + n) of a panel, rounded.
 template <class Source>
 void round_part(const Source& b, long panel, long k0, long n, bf16* out) {
   alignas(64) static thread_local float packed[KB * NR];
@@ -58,6 +58,7 @@ void round_part(const Source& b, long panel, long k0, long n, bf16* out) {
   }
 }
 
+// The weighted sums of a panel's columns as they were, in float32.
 template <class Source, class Sink>
 void column_sums(const Source& b, long panel, long K, const Sink& sink) {
   alignas(64) static thread_local float packed[KB * NR];
@@ -77,7 +78,7 @@ void column_sums(const Source& b, long panel, long K, const Sink& sink) {
   sink.sums(panel, out);
 }
 
-// As in multiply.h; the column sums of B are of B as it was.
+// As in multiply.h.
 template <class Source, class Sink>
 void multiply(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink, Held& held) {
   alignas(64) static thread_local float values[BLOCK_ROWS * NR];
