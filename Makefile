@@ -23,10 +23,11 @@ sanitize: .venv/dev
 	rm -rf $(SANITIZED)
 	CXX="$(CXX)" CXXFLAGS="$(SANITIZE)" REGRNN_REQUIRE_CORE=1 \
 	  $(BIN)/python -m pip install --quiet --no-deps --target $(SANITIZED) .
-	for kernel in baseline avx2; do \
+	for turn in "baseline tests/kernels" "avx2 tests/kernels" "auto tests/kernels/test_core_bfloat16.py"; do \
+	  set -- $$turn; \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=$(SANITIZED) REGRNN_KERNEL=$$kernel \
-	  $(BIN)/pytest tests/kernels || exit 1; \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=$(SANITIZED) REGRNN_KERNEL=$$1 \
+	  $(BIN)/pytest $$2 || exit 1; \
 	done
 
 # Keep the machine idle meanwhile: everything is measured in turns with the idiom, but not against other work.
