@@ -163,24 +163,70 @@ class Dynamic:
 
     def log_probabilities(self, models: Sequence[LanguageModel], ids: np.ndarray) -> Iterator[Tensor]:
         """ln p of each token but the first. The models stay as they are: copies of them learn."""
-        students = [copy.deepcopy(model).requires_grad_(True) for model in models]
-        trained = [[parameter.detach().clone() for parameter in model.parameters()] for model in models]
-        states: list[State] = [{} for _ in models]
+        students = [_Student(model, self.learning_rate, self.decay) for model in models]
         for x_T, y_T in _windows(ids, self.steps, next(models[0].parameters()).device):
-            rows = []
-            for index, student in enumerate(students):
-                with torch.enable_grad():
-                    h_TBH, state = student.features(x_T[:, None], states[index])
-                    log_p_T = student.decoder(h_TBH[:, 0]).log_softmax(-1).gather(1, y_T[:, None])[:, 0]
-                    gradients = torch.autograd.grad(-log_p_T.sum(), list(student.parameters()))
-                states[index] = {name: tensor.detach() for name, tensor in state.items()}
-                rows.append(log_p_T.detach().double())
-                with torch.no_grad():
-                    for w, g, start in zip(student.parameters(), gradients, trained[index], strict=True):
-                        if self.decay:
-                            w.lerp_(start, self.decay)
-                        w.sub_(g, alpha=self.learning_rate)
-            yield running_mean(torch.stack(rows))[-1]
+            yield running_mean(torch.stack([student.learn(x_T, y_T) for student in students]))[-1]
+
+
+class _Student:
+    """A copy of a model under dynamic evaluation.
+
+    What an update costs is the weights it passes over, so that the softmax's take their gradient, an outer product of
+    a few rows, in place, and of an embedding that is not tied only the rows in use are touched: the decay that the
+    others have missed they get when they are next read.
+    """
+
+    def __init__(self, model: LanguageModel, learning_rate: float, decay: float) -> None:
+        self.rate, self.decay = learning_rate, decay
+        self.trained = model
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.model.rnn.requires_grad_(True)
+        self.state: State = {}
+        self.tied = self.model.decoder.weight is self.model.encoder.weight
+        self.updates = 0
+        self.updates_seen_V = torch.zeros_like(model.encoder.weight[:, 0], dtype=torch.int64)
+
+    def learn(self, x_T: Tensor, y_T: Tensor) -> Tensor:
+        """ln p (T,) float64 of y, and a gradient step on them."""
+        embedding, decoder = self.model.encoder.weight, self.model.decoder
+        if not self.tied:
+            self._catch_up(x_T)
+        e_TE = embedding[x_T].requires_grad_(True)
+        rnn_weights = list(self.model.rnn.parameters())
+        with torch.enable_grad():
+            h_TBH, state = self.model.features_of_embedded(e_TE[:, None], self.state)
+        self.state = {name: tensor.detach() for name, tensor in state.items()}
+        h_TH = h_TBH.detach()[:, 0]
+        log_p_TV: Tensor = decoder(h_TH).log_softmax(-1)
+        log_p_T = log_p_TV.gather(1, y_T[:, None])[:, 0].double()
+        d_logits_TV = log_p_TV.exp_()
+        d_logits_TV[torch.arange(len(y_T)), y_T] -= 1
+        d_h_TH = d_logits_TV @ decoder.weight
+        d_e_TE, *gradients = torch.autograd.grad(h_TBH, [e_TE, *rnn_weights], d_h_TH[:, None])
+
+        with torch.no_grad():
+            for w, g, trained in zip(rnn_weights, gradients, self.trained.rnn.parameters(), strict=True):
+                self._decay(w, trained).sub_(g, alpha=self.rate)
+            self._decay(decoder.weight, self.trained.decoder.weight)
+            decoder.weight.addmm_(d_logits_TV.t(), h_TH, alpha=-self.rate)
+            self._decay(decoder.bias, self.trained.decoder.bias).sub_(d_logits_TV.sum(0), alpha=self.rate)
+            self.updates += 1
+            if not self.tied:
+                self._catch_up(x_T)
+            embedding.index_add_(0, x_T, d_e_TE, alpha=-self.rate)
+        return log_p_T
+
+    def _decay(self, w: Tensor, trained: Tensor) -> Tensor:
+        return w.lerp_(trained, self.decay) if self.decay else w
+
+    def _catch_up(self, rows_T: Tensor) -> None:
+        """The decay of all updates so far on these rows of the embedding."""
+        if self.decay:
+            rows_R = rows_T.unique()
+            kept_R = (1 - self.decay) ** (self.updates - self.updates_seen_V[rows_R]).double()
+            w, trained = self.model.encoder.weight, self.trained.encoder.weight
+            w[rows_R] = trained[rows_R].lerp(w[rows_R], kept_R[:, None].to(w))
+            self.updates_seen_V[rows_R] = self.updates
 
 
 ADAPTIVE: dict[str, type[Adaptive]] = {"dynamic": Dynamic, "cache": Cache, "temperature": Temperature}

@@ -41,7 +41,11 @@ class LanguageModel(nn.Module):
 
     def features(self, tokens_TB: Tensor, state: State) -> tuple[Tensor, State]:
         """The top layer's h_TBH after D, and the state to go on from; an empty state is zero."""
-        h_TBH, final = self.rnn(self.encoder(tokens_TB), unpack_state(state))
+        return self.features_of_embedded(self.encoder(tokens_TB), state)
+
+    def features_of_embedded(self, e_TBE: Tensor, state: State) -> tuple[Tensor, State]:
+        """As `features`, of tokens that have been embedded."""
+        h_TBH, final = self.rnn(e_TBE, unpack_state(state))
         return h_TBH, pack_state(final)
 
     def features_with_mask(self, tokens_TB: Tensor, state: State) -> tuple[Tensor, State, SharedMask | None]:

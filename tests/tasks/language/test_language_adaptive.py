@@ -87,8 +87,12 @@ def test_cache(
     assert found(how, models) == pytest.approx(mean(rows))
 
 
+@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(("rate", "decay", "steps"), [(0.1, 0.0, 5), (0.05, 0.2, 1), (0.02, 0.01, 7)])
-def test_dynamic(models: list[LanguageModel], rate: float, decay: float, steps: int) -> None:
+def test_dynamic(drawn: Drawn, rate: float, decay: float, steps: int, tied: bool) -> None:
+    """Every weight at every update, as the definition says, for two models together."""
+    kinds = ((1, 12), (2, 7))
+    models = [drawn("word", seed=seed, hidden_size=size, tied=tied).model.double().eval() for seed, size in kinds]
     rows = []
     for trained in models:
         model = copy.deepcopy(trained)
