@@ -42,6 +42,11 @@ def _products() -> Core:
     return core()
 
 
+def leaves_columns_out() -> bool:
+    """Whether a shared mask's columns are left out: in bfloat16 all of them cost less than a part in float32."""
+    return _products() is core()
+
+
 def _at(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 

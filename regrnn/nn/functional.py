@@ -239,7 +239,7 @@ def run_layer(
         reverse: start at the end of each sequence.
         recurrent_mask: None, or the mask of the step that reads x[t] in the layout of x: padded (T, B, H), or
             (T, 1, H) for one of all sequences, (1, B, H) to use one for all steps; packed (N, H).
-        input_mask: a mask that x has still to pass, whose columns the compiled core leaves out; or None.
+        input_mask: a mask that x has still to pass, whose columns the compiled core leaves out in float32; or None.
 
     Returns:
         h[t] in the layout of x, (T, B, H) or (N, H), and the state after the last step that ran, each (B, H).
@@ -249,10 +249,11 @@ def run_layer(
     """
     if (x.size(0) if batch_sizes is None else len(batch_sizes)) == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    if fused(x, *state, *weights, recurrent_mask):
+    on_core = fused(x, *state, *weights, recurrent_mask)
+    if input_mask is not None and not (on_core and ops.leaves_columns_out()):
+        x, input_mask = input_mask.strike(x), None
+    if on_core:
         return _run_fused(cell, x, state, weights, batch_sizes, reverse, recurrent_mask, input_mask)
-    if input_mask is not None:
-        x = input_mask.strike(x)
     if reverse:
         backwards = _backwards(batch_sizes, x.device)
         x = backwards(x)

@@ -30,7 +30,7 @@ def softmax_cross_entropy(
         h_NH: last hidden layer (N, H).
         weight_VH, bias_V: output projection (V, H) and (V,) or None.
         targets_N: (N,) int64 in [0, V); none is ignored.
-        mask: a mask that h has still to pass, whose columns the compiled core leaves out; or None.
+        mask: a mask that h has still to pass, whose columns the compiled core leaves out in float32; or None.
 
     Returns:
         scalar, in nats.
@@ -41,7 +41,7 @@ def softmax_cross_entropy(
     """
     _check(h_NH, weight_VH, bias_V, targets_N)
     core = fused(h_NH, weight_VH, bias_V)
-    if mask is not None and not core:
+    if mask is not None and not (core and ops.leaves_columns_out()):
         h_NH, mask = mask.strike(h_NH), None
     wanted = any(x is not None and x.requires_grad for x in (h_NH, weight_VH, bias_V))
     if not (wanted and torch.is_grad_enabled()):
