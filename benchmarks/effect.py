@@ -35,8 +35,11 @@ def read_bands(run: Path) -> Bands:
 
 
 def table(runs: Mapping[str, Bands]) -> str:
-    """Perplexity by how often training has the word, a column for each run."""
+    """Perplexity by how often training has the word, a column for each run. Raises RegrnnError for other words."""
     first = next(iter(runs.values()))
+    counts = [[(band["least"], band["most"], band["predictions"]) for band in bands] for bands in runs.values()]
+    if any(other != counts[0] for other in counts):
+        raise RegrnnError("the runs are of different texts: their bands of frequency differ")
     lines = [
         "| times in train | predictions | " + " | ".join(runs) + " |",
         "|---|---:|" + "---:|" * len(runs),
@@ -48,9 +51,10 @@ def table(runs: Mapping[str, Bands]) -> str:
     return "\n".join(lines)
 
 
-def render(text: str, result: Path = RESULT) -> str:
-    """The page with its table as the result file has it."""
-    runs = json.loads(result.read_text(encoding="utf-8"))
+def render(text: str, runs: Mapping[str, Bands]) -> str:
+    """The page with the table of `runs`. Raises RegrnnError for a page without a place for it."""
+    if not _BLOCK.search(text):
+        raise RegrnnError("no place for the table (<!-- benchmarks effect --> to <!-- end -->)")
     return _BLOCK.sub(lambda block: f"{block[1]}\n{table(runs)}\n\n{block[2]}", text)
 
 
@@ -67,12 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs[label] = Path(path)
     try:
         found = {label: read_bands(run) for label, run in runs.items()}
+        page = render(PAGE.read_text(encoding="utf-8"), found)
         curves_picture(PICTURE, runs, "")
     except RegrnnError as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 1
     RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(page, encoding="utf-8")
     print(f"wrote {PICTURE}, {RESULT}, {PAGE}")
     return 0
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import inspect
+import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from json import dumps
 from pathlib import Path
@@ -59,7 +61,7 @@ def evaluate(
     from regrnn.cli.train import set_threads
     from regrnn.tasks.protocol import evaluate_averages, get_task
     from regrnn.training.load import load, run_task
-    from regrnn.training.result import derived_entry, finished_entry, update_results
+    from regrnn.training.result import check_results, derived_entry, finished_entry, update_results
 
     others, flags = _sort(more)
     runs = [run, *others]
@@ -73,6 +75,10 @@ def evaluate(
     if how is None and (flags or tune):
         raise RegrnnError(f"{flags[0][0] if flags else '--tune'}: name the --evaluation that it belongs to")
     entries = [finished_entry(path) for path in runs] if result is not None else []
+    if result is not None:
+        check_results(result)  # now, not when all has been computed
+        if len({path.resolve() for path in runs}) < len(runs):
+            raise RegrnnError("--result: a run is there twice, and an average to be kept is of different ones")
     members = [load(path) for path in runs]
     of = data if data is not None else own_data(run)
     tried: list[dict[str, Any]] = []
@@ -84,6 +90,17 @@ def evaluate(
             how, scored["valid"] = _tune(task, evaluation, members, of, tried, quiet=json)
         averages = [task.evaluate_otherwise(members, of, split, how)]  # type: ignore[attr-defined]
     found = averages[-1]
+    for figure, value in found.figures.items():
+        if not math.isfinite(value):
+            settings_ = "" if how is None else " with these settings; a smaller rate or another value may do"
+            raise RegrnnError(f"the {split} {figure.replace('_', ' ')} is {value}, no finite number{settings_}")
+    for note in found.notes:
+        print(f"regrnn: note: {note}", file=sys.stderr)
+    changed = _changed(run, split, found)
+    if changed and result is not None:
+        raise RegrnnError(f"--result {result}: {changed}, so that the figures are not the run's")
+    if changed and data is None:
+        print(f"regrnn: note: {changed}; what is scored may have been trained on", file=sys.stderr)
     scored[split] = found
     settings = {} if how is None else dataclasses.asdict(how)
     if result is not None:
@@ -111,6 +128,18 @@ def evaluate(
     for figure, value in found.figures.items():
         print(f"{split} {figure.replace('_', ' ')} {value:.3f}")
     print(f"over {found.predictions:,} predictions, {split} of {of} ({found.protocol})")
+
+
+def _changed(run: Path, split: str, found: "Evaluation") -> str:
+    """What to say where the split is not the one that `run` had, and it is known; else nothing."""
+    from regrnn.training.files import read_json
+
+    recipe = run / "recipe.json"
+    recorded = read_json(recipe).get("data") if recipe.is_file() else None
+    before = recorded.get(split) if isinstance(recorded, dict) else None
+    if not found.data or before is None or before == found.data:
+        return ""
+    return f"the {split} part is not that with which {run} was trained: it has changed, or is of other data"
 
 
 def members_table(averages: Mapping[str, "Sequence[Evaluation]"]) -> list[str]:

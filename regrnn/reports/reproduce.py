@@ -8,9 +8,7 @@ from json import loads
 from pathlib import Path
 from typing import Any
 
-from regrnn.config import differences, fill
 from regrnn.errors import RegrnnError
-from regrnn.nn.regularization import Regularization, as_regularization
 from regrnn.reports import page
 from regrnn.reports.curves import NARROW, WIDE, comparison_curves, inline_svg
 from regrnn.reports.paper import Row, Table
@@ -18,7 +16,7 @@ from regrnn.reports.read import RunFiles, number, read_run
 from regrnn.reports.run import written_by
 from regrnn.reports.scale import duration, figure_text
 from regrnn.training.files import read_text
-from regrnn.training.recipe import read_recipe, recipe_from_dict, recipe_names
+from regrnn.training.recipe import changes, regularization_name
 
 Entry = Mapping[str, Any]
 
@@ -118,7 +116,7 @@ def read_runs(folder: Path) -> list[Result]:
                 names = result.entry.get("runs")
                 members = [path.parent / str(name) for name in names] if isinstance(names, list) else []
                 faults = [_fault(read_run(run)) for run in members if (run / "recipe.json").is_file()]
-                results.append(replace(result, fault=next(filter(None, faults), "")))
+                results.append(replace(result, fault=next(filter(None, faults), result.fault)))
     for pattern in ("", "*/", "*/*/"):
         for path in sorted(folder.glob(f"{pattern}recipe.json")):
             run = read_run(path.parent)
@@ -127,43 +125,11 @@ def read_runs(folder: Path) -> list[Result]:
 
 
 def _fault(run: RunFiles) -> str:
-    changed = changes(run)
-    return f"its settings are not those of {run.name} ({'; '.join(changed)})" if changed else ""
+    return _other_settings(run.name, changes(run.name, run.recipe))
 
 
-def changes(run: RunFiles) -> list[str]:
-    """What a run's settings differ in from the recipe of that name.
-
-    Dropout of another kind is a row of its own; the precision of products is said below the table.
-    """
-    name = run.name
-    if name not in recipe_names():
-        return []
-    try:
-        own = recipe_from_dict(read_recipe(name), name).to_dict()
-    except RegrnnError:
-        return []
-    found = {key: value for key, value in run.recipe.items() if isinstance(value, Mapping) and key != "expected"}
-    wanted = {key: value for key, value in own.items() if isinstance(value, Mapping) and key != "expected"}
-    ignored = {("data", "path"), ("training", "checkpoint_minutes"), ("training", "matmul_precision")}
-    if regularization(found) != regularization(wanted):
-        ignored.add(("model", "dropout"))
-    before, after = (
-        {section: {k: v for k, v in keys.items() if (section, k) not in ignored} for section, keys in settings.items()}
-        for settings in (wanted, found)
-    )
-    return differences(before, after)
-
-
-def regularization(settings: Mapping[str, Any]) -> str:
-    """What the result files call the dropout of a recipe's settings."""
-    dropout = settings.get("model", {}).get("dropout", 0.0)
-    if isinstance(dropout, Mapping):
-        dropout = fill(Regularization, dropout, "[model] dropout")
-    try:
-        return as_regularization(dropout).name
-    except ValueError as error:
-        raise RegrnnError(f"[model] {error}") from None
+def _other_settings(recipe: str, changed: Sequence[object]) -> str:
+    return f"its settings are not those of {recipe} ({'; '.join(map(str, changed))})" if changed else ""
 
 
 def reproduce(table: Table, results: Iterable[Result]) -> Reproduction:
@@ -184,6 +150,8 @@ def reproduce(table: Table, results: Iterable[Result]) -> Reproduction:
         before = unique.get(result.key)
         if before is None or result.complete or not before.complete:
             unique[result.key] = result
+        elif result.run is not None:
+            notes.append(f"left out {result.source}: not complete, and {before.source} has a complete run of its seed")
     rows = []
     for row in table.rows:
         wanted = (row.recipe, row.regularization, row.members, row.evaluation)
@@ -234,7 +202,9 @@ def _entries(path: Path) -> list[Result]:
     found = []
     for value in values:
         if isinstance(value, dict) and "recipe" in value and isinstance(value.get("figures"), dict):
-            found.append(Result({"members": 1, "evaluation": "static", **value}, path))
+            changed = value.get("changes")
+            fault = _other_settings(str(value["recipe"]), changed if isinstance(changed, list) else [])
+            found.append(Result({"members": 1, "evaluation": "static", **value}, path, fault=fault))
     return found
 
 
@@ -247,7 +217,7 @@ def _run_entry(run: RunFiles) -> Entry:
     names = [f"{split}_{figure}" for figure in run.figures for split in ("train", "valid")]
     return common | {
         "task": run.recipe.get("task"),
-        "regularization": regularization(run.recipe),
+        "regularization": regularization_name(run.recipe),
         "matmul_precision": run.recipe.get("training", {}).get("matmul_precision", "highest"),
         "complete": False,
         "epochs": len(run.epochs),

@@ -56,6 +56,10 @@ class Evaluation:
     protocol: str
     files: Mapping[str, str] = field(default_factory=dict)
     """Texts to be kept with the figures, by name: they go to the run's `predictions/SPLIT-NAME`."""
+    data: str = ""
+    """The checksum of the split, as in `Task.fingerprint`; "" where it was not taken."""
+    notes: tuple[str, ...] = ()
+    """What a person has to know of this data, a line each."""
 
 
 class Trained(Protocol):

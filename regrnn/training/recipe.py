@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regrnn.config import apply_flag, did_you_mean, fill, to_dict
+from regrnn.config import apply_flag, did_you_mean, differences, fill, to_dict
 from regrnn.errors import RegrnnError
+from regrnn.nn.regularization import Regularization, as_regularization
 from regrnn.tasks.protocol import get_task
 from regrnn.training.config import TrainingConfig
 
@@ -108,3 +109,38 @@ def recipe_from_dict(values: Mapping[str, Any], where: str, flags: Iterable[tupl
         expected=fill(Expected, resolved.get("expected", {}), f"{where} [expected]"),
         sections={name: fill(kind, resolved.get(name, {}), f"{where} [{name}]") for name, kind in kinds.items()},
     )
+
+
+def changes(name: str, settings: Mapping[str, Any]) -> list[str]:
+    """What a run's settings (`Recipe.to_dict`) differ in from the recipe of that name that comes with the package.
+
+    Dropout of another kind is a row of its own in the tables, and the precision of products is said below them: neither
+    counts. A recipe of one's own has nothing to differ from.
+    """
+    if name not in recipe_names():
+        return []
+    try:
+        own = recipe_from_dict(read_recipe(name), name).to_dict()
+    except RegrnnError:
+        return []
+    found = {key: value for key, value in settings.items() if isinstance(value, Mapping) and key != "expected"}
+    wanted = {key: value for key, value in own.items() if isinstance(value, Mapping) and key != "expected"}
+    ignored = {("data", "path"), ("training", "checkpoint_minutes"), ("training", "matmul_precision")}
+    if regularization_name(found) != regularization_name(wanted):
+        ignored.add(("model", "dropout"))
+    before, after = (
+        {section: {k: v for k, v in keys.items() if (section, k) not in ignored} for section, keys in part.items()}
+        for part in (wanted, found)
+    )
+    return differences(before, after)
+
+
+def regularization_name(settings: Mapping[str, Any]) -> str:
+    """What the result files call the dropout of a recipe's settings."""
+    dropout = settings.get("model", {}).get("dropout", 0.0)
+    if isinstance(dropout, Mapping):
+        dropout = fill(Regularization, dropout, "[model] dropout")
+    try:
+        return as_regularization(dropout).name
+    except ValueError as error:
+        raise RegrnnError(f"[model] {error}") from None

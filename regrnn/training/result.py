@@ -1,6 +1,7 @@
 """The figures of a finished run, with all that is needed to trust them: one entry of `benchmarks/results`."""
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -16,7 +17,7 @@ from regrnn.errors import RegrnnError
 from regrnn.tasks.protocol import Evaluation
 from regrnn.training.files import read_json, read_text, write_json, write_text
 from regrnn.training.loop import Outcome
-from regrnn.training.recipe import Recipe
+from regrnn.training.recipe import Recipe, changes
 
 
 def result_entry(
@@ -30,6 +31,7 @@ def result_entry(
         "seed": seed,
         "members": 1,
         "regularization": regularization,
+        **_changes(changes(recipe.name, recipe.to_dict())),
         **_precision(recipe.training.matmul_precision),
         "complete": True,
         "epochs": outcome.position.epoch - (not outcome.stopped_early),
@@ -42,6 +44,11 @@ def result_entry(
         **_made(),
         "wall_seconds": round(outcome.position.seconds),
     }
+
+
+def _changes(changed: Sequence[str]) -> dict[str, list[str]]:
+    """Which settings are not those of the recipe of that name; such a result has no place in its table."""
+    return {"changes": list(dict.fromkeys(changed))} if changed else {}
 
 
 def _precision(matmul_precision: str) -> dict[str, str]:
@@ -91,6 +98,7 @@ def derived_entry(
         "seeds": [member.get("seed") for member in members],
         "members": len(members),
         "regularization": common("regularization"),
+        **_changes([change for member in members for change in member.get("changes", ())]),
         **_precision(" + ".join(dict.fromkeys(str(m.get("matmul_precision", "highest")) for m in members))),
         "complete": all(member.get("complete") is True for member in members),
         "epochs": first.get("epochs"),
@@ -105,19 +113,32 @@ def derived_entry(
     }
 
 
+def check_results(path: Path) -> list[Any]:
+    """The entries of the result file `path`, none if it is not there.
+
+    Raises RegrnnError for a file of another kind, or one that could not be written.
+    """
+    if not path.parent.is_dir():
+        raise RegrnnError(f"--result {path}: there is no folder {path.parent}; make it first")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise RegrnnError(f"--result {path}: cannot be written; name another file")
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise RegrnnError(f"{path}: damaged, not valid JSON ({error})") from None
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise RegrnnError(f"{path}: not a result file (a list of objects); name another")
+    return found
+
+
 def update_results(path: Path, entries: Sequence[dict[str, Any]]) -> None:
     """Add `entries` to the result file `path`; one of the same runs and evaluation is brought up to date.
 
     Its figures of other splits stay, if its settings are the same.
     """
-    found: list[Any] = []
-    if path.exists():
-        try:
-            found = json.loads(read_text(path))
-        except (ValueError, RecursionError) as error:
-            raise RegrnnError(f"{path}: damaged, not valid JSON ({error})") from None
-        if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-            raise RegrnnError(f"{path}: not a result file (a list of objects); name another")
+    found = check_results(path)
     same = ("recipe", "regularization", "members", "evaluation", "seeds", "data")
     for entry in entries:
         key = [entry.get(name) for name in same]

@@ -155,6 +155,10 @@ def test_results_are_added_to_a_file_and_brought_up_to_date(
     entry = json.loads(file.read_text())[1]
     # Of other settings nothing is kept.
     assert set(entry["figures"]) >= {"valid_perplexity"} and "test_perplexity" not in entry["figures"]
+    assert "a run is there twice" in refused("evaluate", tiny_run, tiny_run, "--result", file)
+    nowhere = tmp_path / "nowhere" / "results.json"
+    assert f"there is no folder {nowhere.parent}" in refused("evaluate", tiny_run, "--result", nowhere)
+    assert "cannot be written" in refused("evaluate", tiny_run, "--result", tmp_path)
     file.write_text("{}")
     assert (
         refused("evaluate", tiny_run, "--result", file)
@@ -175,8 +179,12 @@ def test_results_are_added_to_a_file_and_brought_up_to_date(
         (["--cache.size", "5"], "--cache.size: name the --evaluation that it belongs to"),
         (["--tune"], "--tune: name the --evaluation that it belongs to"),
         (["--evaluation", "cache", "--cache.sise", "5"], "--cache.sise: no setting 'sise'; did you mean 'size'?"),
-        (["--evaluation", "cache", "--cache.size", "0"], "--cache: size = 0 must be at least 1"),
+        (["--evaluation", "cache", "--cache.size", "0"], "--cache: size = 0 must be from 1 to 1,000,000,000"),
         (["--evaluation", "cache", "--cache.size", "x"], "--cache.size: expected a whole number, found 'x'"),
+        (
+            ["--evaluation", "temperature", "--temperature.temperature", "1e-40"],
+            "the test perplexity is inf, no finite number with these settings; a smaller rate or another value may do",
+        ),
         (["--evaluation", "cache", "--cache.size"], "--cache.size: the value is missing"),
         (["--evaluation", "cache", "--cache.weight", "1"], "--cache: weight = 1.0 must be above 0 and below 1"),
         (["--evaluation", "cache", "--dynamic.steps", "5"], "--dynamic.steps: no section 'dynamic'; known: cache"),

@@ -163,6 +163,12 @@ def test_a_run_with_other_settings_is_another_experiment(make_run: Callable[...,
     assert any("not those of ptb-small (model.hidden_size: 200 -> 300)" in note for note in found.notes)
 
 
+def test_so_is_a_result_that_says_so(measured: Callable[..., Reproduction]) -> None:
+    found = measured(entry(1, 115.0), entry(2, 90.0, changes=["model.hidden_size: 200 -> 650"]))
+    assert any("its settings are not those of ptb-small (model.hidden_size: 200 -> 650)" in n for n in found.notes)
+    assert [row.values("test_perplexity") for row in found.rows if row.shown] == [[115.0]]
+
+
 def test_dropout_and_where_the_data_lies_may_differ(make_run: Callable[..., Path], tmp_path: Path) -> None:
     folder = small_run(make_run, model__dropout=0.25, data__path="elsewhere")
     result = json.loads((folder / "result.json").read_text())

@@ -85,8 +85,8 @@ class Cache:
     """The paper's lambda: the cache's part in the mixture."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size = {self.size} must be at least 1")
+        if not 1 <= self.size <= 10**9:
+            raise ValueError(f"size = {self.size} must be from 1 to 1,000,000,000")
         if not self.flatness >= 0:
             raise ValueError(f"flatness = {self.flatness} must not be negative")
         if not 0 < self.weight < 1:

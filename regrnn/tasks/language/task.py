@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -124,21 +125,25 @@ class LanguageTask:
     @classmethod
     def evaluate_averages(cls, members: Sequence[TrainedLanguageModel], data: str, split: str) -> list[Evaluation]:
         """The same of the first member, of the first two averaged, ... of all, in one pass."""
-        return evaluate_averages([member.model for member in members], _stream(members, data, split))
+        stream, fingerprint = _stream(members, data, split)
+        found = evaluate_averages([member.model for member in members], stream)
+        return [replace(evaluation, data=fingerprint) for evaluation in found]
 
     @classmethod
     def evaluate_otherwise(
         cls, members: Sequence[TrainedLanguageModel], data: str, split: str, how: Adaptive
     ) -> Evaluation:
         """Perplexity by one of `evaluations`."""
-        return evaluate_adaptively([member.model for member in members], _stream(members, data, split), how)
+        stream, fingerprint = _stream(members, data, split)
+        return replace(evaluate_adaptively([member.model for member in members], stream, how), data=fingerprint)
 
 
-def _stream(members: Sequence[TrainedLanguageModel], data: str, split: str) -> TokenStream:
-    """A split of `data` in the vocabulary that the members share; RegrnnError if they do not."""
+def _stream(members: Sequence[TrainedLanguageModel], data: str, split: str) -> tuple[TokenStream, str]:
+    """A split of `data` in the vocabulary that the members share, and its checksum; RegrnnError if they share none."""
     require_one_vocabulary(members)
     source = find_sources(data)[split]
-    return encode({split: source}, members[0].vocabulary)[split]
+    corpus = Corpus(members[0].vocabulary, encode({split: source}, members[0].vocabulary), {split: source})
+    return corpus.streams[split], corpus.fingerprint[split]
 
 
 TASK = LanguageTask

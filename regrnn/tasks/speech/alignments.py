@@ -88,6 +88,11 @@ def _lab(path: Path, text: str) -> Iterable[tuple[int, Segment]]:
         if len(fields) != 3:
             raise RegrnnError(f"{path}, line {number}: expected `END_SECONDS 125 PHONE`, found {line.strip()!r}")
         end = _seconds(path, number, fields[0])
+        if start == end == 0.0:
+            raise RegrnnError(
+                f"{path}, line {number}: expected `END_SECONDS 125 PHONE`, found {line.strip()!r}, which ends where "
+                "the recording begins; HTK's `START END PHONE` is not read: write .phn (in samples) or .TextGrid"
+            )
         yield number, Segment(start, end, fields[2])
         start = end
 
@@ -98,17 +103,19 @@ def _phn(path: Path, text: str, sample_rate: int) -> Iterable[tuple[int, Segment
         fields = line.split()
         if not fields:
             continue
-        if len(fields) != 3 or not (fields[0].isdecimal() and fields[1].isdecimal()):
+        if len(fields) != 3 or not all(field.isdecimal() and len(field) <= _DIGITS for field in fields[:2]):
             raise RegrnnError(
                 f"{path}, line {number}: expected `START_SAMPLE END_SAMPLE PHONE`, found {line.strip()!r}"
             )
         yield number, Segment(int(fields[0]) / sample_rate, int(fields[1]) / sample_rate, fields[2])
 
 
+_DIGITS = 15  # of a sample's number: a double holds them all
+
 TIERS = ("phones", "phone", "phonemes", "segments", "mau")
 """Names of the tier with the phones, as the Montreal Forced Aligner, MAUS and others give it."""
 
-_TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?!\S)|(<exists>)')
+_TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?!\S)|![^\n]*')
 
 
 def _textgrid(path: Path, text: str) -> Iterable[tuple[int, Segment]]:
@@ -122,9 +129,9 @@ def _textgrid(path: Path, text: str) -> Iterable[tuple[int, Segment]]:
         elif match[2] is not None:
             tokens.append((line, float(match[2])))
     damaged = RegrnnError(f"{path}: not a TextGrid in one of Praat's text formats; save it as a text file in Praat")
-    if [token for _, token in tokens[:2]] != ["ooTextFile", "TextGrid"]:
+    if [token for _, token in tokens[:2]] not in (["ooTextFile", "TextGrid"], ["ooTextFile short", "TextGrid"]):
         raise damaged
-    tiers: dict[str, list[tuple[int, Segment]]] = {}
+    tiers: list[tuple[str, list[tuple[int, Segment]]]] = []
     at = 5  # behind the two names, xmin, xmax and the number of tiers
     try:
         while at < len(tokens):
@@ -136,17 +143,18 @@ def _textgrid(path: Path, text: str) -> Iterable[tuple[int, Segment]]:
             rows = [tokens[at + width * index : at + width * (index + 1)] for index in range(count)]
             at += width * count
             if kind == "IntervalTier":
-                tiers[name] = [(r[0][0], Segment(float(r[0][1]), float(r[1][1]), str(r[2][1]).strip())) for r in rows]
+                read = [(r[0][0], Segment(float(r[0][1]), float(r[1][1]), str(r[2][1]).strip())) for r in rows]
+                tiers.append((name, read))
     except (IndexError, ValueError, OverflowError):
         raise damaged from None
-    named = [name for name in tiers if name.lower().split(" - ")[-1] in TIERS]
-    chosen = named if named else list(tiers)
+    named = [rows for name, rows in tiers if name.lower().split(" - ")[-1] in TIERS]
+    chosen = named if named else [rows for _, rows in tiers]
     if len(chosen) != 1:
+        names = ", ".join(repr(name) for name, _ in tiers)
         raise RegrnnError(
-            f"{path}: the interval tiers are {', '.join(map(repr, tiers)) or 'none'}; call the one with the phones "
-            "'phones'"
+            f"{path}: the interval tiers are {names or 'none'}; call the one with the phones, and no other, 'phones'"
         )
-    return tiers[chosen[0]]
+    return chosen[0]
 
 
 def _seconds(path: Path, line: int, text: str) -> float:

@@ -36,6 +36,9 @@ UNKNOWN = -2
 
 SPLITS = ("train", "valid", "test")
 
+ALIASES = {"dev": "valid", "val": "valid", "validation": "valid"}
+"""Other names that data sets have for a part; capitals make no difference."""
+
 TOLERANCE = 0.1
 """Seconds by which a recording and its labels may differ in length."""
 
@@ -89,6 +92,9 @@ class Utterance:
     """The phones in the order they are spoken."""
     clipped: bool
     checksum: str
+    """Of the recording and its labels."""
+    heard: str
+    """Checksum of the recording alone."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ class Corpus:
         )
         speakers = len({u.speaker for u in everything})
         lines = [f"{self.root}: {self.rule}", f"{counts}; {speakers} speakers; {len(inventory.phones)} phones"]
-        unknown = sorted({p for u in everything for p in u.phones if p} - set(inventory.phones))
+        unknown = unknown_phones(everything, inventory)
         if unknown:
             lines.append(f"phones that the training part lacks, counted as mistakes: {', '.join(unknown)}")
         clipped = [u.source for u in everything if u.clipped]
@@ -223,6 +229,11 @@ def labels(utterance: Utterance, inventory: Inventory) -> NDArray[np.int64]:
     return np.array([index.get(phone, UNKNOWN) for phone in utterance.phones], np.int64)
 
 
+def unknown_phones(utterances: Iterable[Utterance], inventory: Inventory) -> list[str]:
+    """Phones that were not in the training part, sorted."""
+    return sorted({phone for utterance in utterances for phone in utterance.phones if phone} - set(inventory.phones))
+
+
 def take_inventory(train: Sequence[Utterance], config: DataConfig) -> Inventory:
     """Phones, their bigram and the features' moments, of the training part alone."""
     phones = sorted({phone for utterance in train for phone in utterance.phones if phone})
@@ -255,13 +266,16 @@ def read_corpus(config: DataConfig, only: Sequence[str] = SPLITS, needed: Sequen
         )
     root = locate_data(config.path)
     entries = _entries(root, config)
+    for entry in entries:
+        _check_name(root, entry.name)
     given = {entry.split for entry in entries}
     if given == {""}:
         parts, rule = _cut(root, entries, config.split)
     else:
-        strange = sorted(given - set(SPLITS))
-        if strange:
-            raise RegrnnError(f"{root}: the split {strange[0]!r} of an utterance is none of train, valid, test")
+        strange = next((entry for entry in entries if entry.split not in SPLITS), None)
+        if strange is not None:
+            part = f"the part {strange.split!r}" if strange.split else "no part, and others have one"
+            raise RegrnnError(f"{root}: the utterance {strange.name!r} has {part}; give each train, valid or test")
         parts = {split: sorted((e for e in entries if e.split == split), key=_digest) for split in SPLITS}
         rule = "split as given"
         _refuse_leaks(root, parts, config.split)
@@ -269,7 +283,9 @@ def read_corpus(config: DataConfig, only: Sequence[str] = SPLITS, needed: Sequen
         if not parts[split] and split in (only if needed is None else needed):
             raise RegrnnError(f"{root}: no utterance for {split}; give more utterances, or a part called {split}")
     cache = ArrayCache(cache_root() / "features")
-    return Corpus(root, rule, {split: [entry.read(config, cache) for entry in parts[split]] for split in only})
+    corpus = Corpus(root, rule, {split: [entry.read(config, cache) for entry in parts[split]] for split in only})
+    _refuse_copies(corpus)
+    return corpus
 
 
 @dataclass(frozen=True)
@@ -287,7 +303,7 @@ class _Entry:
     def read(self, config: DataConfig, cache: ArrayCache) -> Utterance:
         rate, duration = probe(self.audio)
         segments = list(self.segments)
-        checksum = file_sum(self.audio)
+        heard_sum = file_sum(self.audio)
         if self.alignment is not None:
             segments = read_alignment(self.alignment, rate)
         where = self.alignment or self.audio
@@ -297,7 +313,7 @@ class _Entry:
                 f"may differ by {TOLERANCE:g} s: check that they belong together and that the rate is right"
             )
         heard = Heard()
-        key = {"audio": checksum, "features": asdict(config.features), "format": _FORMAT}
+        key = {"audio": heard_sum, "features": asdict(config.features), "format": _FORMAT}
 
         def compute() -> Array:
             rows = list(frames(self.audio, config.features, heard))
@@ -312,9 +328,10 @@ class _Entry:
         if not any(phones):
             raise RegrnnError(f"{where}: no frame has its centre in a labelled segment; leave the utterance out")
         described = json.dumps([[s.start, s.end, s.phone] for s in segments])
-        checksum = hashlib.sha256(f"{checksum} {described}".encode()).hexdigest()
+        checksum = hashlib.sha256(f"{heard_sum} {described}".encode()).hexdigest()
         spoken = [segment.phone for segment in segments if segment.phone]
-        return Utterance(self.name, self.speaker, str(self.audio), x_TF, phones, spoken, bool(found[0, 0]), checksum)
+        source, clipped = str(self.audio), bool(found[0, 0])
+        return Utterance(self.name, self.speaker, source, x_TF, phones, spoken, clipped, checksum, heard_sum)
 
 
 @dataclass(frozen=True)
@@ -341,7 +358,9 @@ class _KaldiEntry:
             )
         spoken = [p for t, p in enumerate(self.phones) if t == 0 or p != self.phones[t - 1]]
         checksum = hashlib.sha256(x_TF.tobytes() + " ".join(self.phones).encode()).hexdigest()
-        return Utterance(self.name, self.speaker, self.features, x_TF, list(self.phones), spoken, False, checksum)
+        heard_sum = hashlib.sha256(x_TF.tobytes()).hexdigest()
+        phones = list(self.phones)
+        return Utterance(self.name, self.speaker, self.features, x_TF, phones, spoken, False, checksum, heard_sum)
 
 
 Entry = _Entry | _KaldiEntry
@@ -362,6 +381,19 @@ def is_kaldi(path: str) -> bool:
     """Whether the data are features without recordings."""
     root = locate_data(path)
     return root.is_dir() and (root / "feats.scp").is_file()
+
+
+def _check_name(root: Path, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        raise RegrnnError(f"{root}: the name {shown} is not UTF-8; rename the file") from None
+
+
+def _split_name(given: str) -> str:
+    """A part's name as this package has it, or what was given."""
+    return ALIASES.get(given.lower(), given.lower() if given.lower() in SPLITS else given)
 
 
 def _digest(entry: Entry) -> str:
@@ -394,6 +426,20 @@ def _refuse_leaks(root: Path, parts: Mapping[str, Sequence[Entry]], unit: str) -
                 raise RegrnnError(f"{root}: {what}; what is tested must not have been trained on")
 
 
+def _refuse_copies(corpus: Corpus) -> None:
+    """One recording under two names, in two parts."""
+    seen: dict[str, tuple[str, Utterance]] = {}
+    for split, utterances in corpus.splits.items():
+        for utterance in utterances:
+            other, first = seen.setdefault(utterance.heard, (split, utterance))
+            if other != split:
+                raise RegrnnError(
+                    f"{corpus.root}: {first.name!r} in {other} and {utterance.name!r} in {split} are the same "
+                    f"recording ({first.source}, {utterance.source}); what is tested must not have been trained on: "
+                    "leave one out"
+                )
+
+
 def _entries(root: Path, config: DataConfig) -> list[Entry]:
     found: list[Entry]
     if root.is_dir() and (root / "feats.scp").is_file():
@@ -410,7 +456,8 @@ def _entries(root: Path, config: DataConfig) -> list[Entry]:
 
 
 def _folder(root: Path) -> Iterator[_Entry]:
-    """Recordings at any depth; a first folder called train, valid or test is the split, the innermost the speaker."""
+    """Recordings at any depth; a first folder called train, valid (dev, val) or test is the split, the innermost the
+    speaker."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     alignments: dict[str, list[Path]] = {}
     suffixes = {suffix.lower() for suffix in SUFFIXES}
@@ -422,7 +469,7 @@ def _folder(root: Path) -> Iterator[_Entry]:
         if path.suffix.lower() not in _AUDIO:
             continue
         folders = list(path.relative_to(root).parts[:-1])
-        split = folders.pop(0) if folders and folders[0] in SPLITS else ""
+        split = _split_name(folders.pop(0)) if folders and _split_name(folders[0]) in SPLITS else ""
         inner = [folder for folder in folders if folder.lower() not in _NO_SPEAKER]
         name = "/".join([*inner, path.stem])
         if names.setdefault(f"{split}/{name}", path) != path:
@@ -449,7 +496,7 @@ def _manifest(path: Path) -> Iterator[_Entry]:
     """JSON lines: audio, and alignment (a file) or segments ([[start, end, phone], ...] in seconds); speaker, split,
     name as one likes. Paths are relative to the manifest."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RegrnnError(f"{path}: cannot be read ({error})") from None
     seen: set[tuple[str, str]] = set()
@@ -459,7 +506,7 @@ def _manifest(path: Path) -> Iterator[_Entry]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RegrnnError(f"{where}: not valid JSON ({error})") from None
         if not isinstance(row, dict) or not row.keys() <= _KEYS:
             raise RegrnnError(f"{where}: expected an object with the keys {', '.join(sorted(_KEYS))}")
@@ -471,8 +518,8 @@ def _manifest(path: Path) -> Iterator[_Entry]:
         segments: list[Segment] = []
         if "segments" in row:
             try:
-                segments = [Segment(float(start), float(end), str(phone)) for start, end, phone in row["segments"]]
-            except (TypeError, ValueError):
+                segments = [_manifest_segment(*segment) for segment in row["segments"]]
+            except (TypeError, ValueError, OverflowError):
                 raise RegrnnError(f'{where}: "segments" must be a list of [start, end, "phone"], in seconds') from None
             segments = check_segments(path, ((number, segment) for segment in segments))
         name = texts["name"] or Path(texts["audio"]).with_suffix("").as_posix()
@@ -480,7 +527,14 @@ def _manifest(path: Path) -> Iterator[_Entry]:
             raise RegrnnError(f"{where}: the utterance {name!r} is there twice; give each its own name")
         seen.add((name, texts["split"]))
         alignment = path.parent / texts["alignment"] if texts["alignment"] else None
-        yield _Entry(name, texts["speaker"], texts["split"], path.parent / texts["audio"], alignment, tuple(segments))
+        split, audio = _split_name(texts["split"]), path.parent / texts["audio"]
+        yield _Entry(name, texts["speaker"], split, audio, alignment, tuple(segments))
+
+
+def _manifest_segment(start: float, end: float, phone: str) -> Segment:
+    if not isinstance(phone, str):
+        raise TypeError
+    return Segment(float(start), float(end), phone.strip())
 
 
 def _table(path: Path) -> dict[str, str]:
@@ -528,7 +582,8 @@ def _kaldi(root: Path) -> Iterator[_KaldiEntry]:
         if names and (strange := sorted(set(aligned[name]) - set(names))):
             raise RegrnnError(f"{root}: {name} has the phone {strange[0]}, which phones.txt does not name")
         phones = tuple(names.get(number, number) for number in aligned[name])
-        yield _KaldiEntry(name, speakers.get(name, ""), splits.get(name, ""), _resolve(root, place), phones)
+        split = _split_name(splits.get(name, ""))
+        yield _KaldiEntry(name, speakers.get(name, ""), split, _resolve(root, place), phones)
 
 
 def _resolve(root: Path, place: str) -> str:
@@ -551,5 +606,5 @@ def _read_ark(place: str) -> NDArray[Any]:
             return np.asarray(kaldiio.matio.read_kaldi(file))
     except OSError as error:
         raise RegrnnError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, AssertionError, EOFError, IndexError, TypeError) as error:
+    except (ValueError, AssertionError, EOFError, IndexError, TypeError, MemoryError, OverflowError) as error:
         raise RegrnnError(f"{place}: damaged ({error or type(error).__name__})") from None

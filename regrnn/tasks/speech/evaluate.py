@@ -74,8 +74,9 @@ def evaluate(
     """Frame accuracy (the paper's figure) and phone error rate, in percent, of the members' average.
 
     A frame is right when its most probable phone is that of the alignment, whatever the smoothing; frames without a
-    label do not count, phones unknown to the model count as mistakes. With several states a phone there is also the
-    accuracy of states. `train`: what was given is the training part's fixed subset.
+    label do not count, nor does a phone that was found in such frames alone; phones unknown to the model count as
+    mistakes. With several states a phone there is also the accuracy of states. `train`: what was given is the training
+    part's fixed subset.
     """
     for model, _, _ in members:
         model.eval()
@@ -96,7 +97,8 @@ def evaluate(
         decoding_ = decoder(decoding, inventory.bigram, parts)
         path = np.concatenate((decoding_.push(log_p_TS), decoding_.finish()))
         references.append(utterance.sequence)
-        found.append([inventory.phones[phone] for phone, _, _ in runs(path, parts)])
+        spoken = [phone for phone, first, end in runs(path, parts) if counted_T[first:end].any()]
+        found.append([inventory.phones[phone] for phone in spoken])
     figures = {
         "frame_accuracy": 100.0 * right / predictions,
         "phone_error_rate": phone_error_rate(references, found),

@@ -31,6 +31,7 @@ from regrnn.tasks.speech.data import (
     labels,
     read_corpus,
     take_inventory,
+    unknown_phones,
 )
 from regrnn.tasks.speech.decode import DecodingConfig
 from regrnn.tasks.speech.evaluate import TRAIN_UTTERANCES, Member, evaluate
@@ -178,8 +179,13 @@ class SpeechTask:
     def evaluate_trained(cls, members: Sequence[TrainedAcousticModel], data: str, split: str) -> Evaluation:
         """The figures on a part of `data`; the members' distributions are averaged at each frame."""
         first = members[0]
-        parts = member_parts(members, data, split)
-        return evaluate(parts, first.inventory, first.decoding, train=split == "train")
+        parts, fingerprint = member_parts(members, data, split)
+        found = evaluate(parts, first.inventory, first.decoding, train=split == "train")
+        unknown = unknown_phones(parts[0][2], first.inventory)
+        if unknown:
+            note = f"phones that the run's training part lacks, counted as mistakes: {', '.join(unknown)}"
+            found = replace(found, notes=(note,))
+        return replace(found, data=fingerprint)
 
     def _make_sequence(self, index: int) -> tuple[Array, np.ndarray]:
         """Inputs and targets of a training utterance, step by step, the targets `delay` steps late."""
@@ -191,8 +197,8 @@ class SpeechTask:
         return x_TI, np.concatenate((np.full(model.delay, IGNORED, np.int64), y_T))
 
 
-def member_parts(members: Sequence[TrainedAcousticModel], data: str, split: str) -> list[Member]:
-    """Each member with the utterances of `split` as it needs them.
+def member_parts(members: Sequence[TrainedAcousticModel], data: str, split: str) -> tuple[list[Member], str]:
+    """Each member with the utterances of `split` as it needs them, and the split's checksum.
 
     Raises RegrnnError for members whose distributions are of different things, or data that do not suit them.
     """
@@ -218,7 +224,7 @@ def member_parts(members: Sequence[TrainedAcousticModel], data: str, split: str)
                     f"{member.inventory.size}; evaluate it on features of its own kind"
                 )
         parts.append((member.model, Normalizer(corpora[config], member.inventory, config), utterances))
-    return parts
+    return parts, next(iter(corpora.values())).fingerprint[split]
 
 
 TASK = SpeechTask

@@ -45,6 +45,11 @@ def transcribe(
         twice = next(target for target in targets if targets.count(target) > 1)
         raise RegrnnError(f"two of the files would both be written to {twice}; transcribe them into different folders")
     for path, target in zip(files, targets, strict=True):
+        if out is not None and target.exists() and path.resolve().parent == target.resolve().parent:
+            raise RegrnnError(
+                f"{target} is there, beside the recording, and may be its alignment; give another --out, or move it"
+            )
+    for path, target in zip(files, targets, strict=True):
         found = trained.transcribe(path)
         if found.clipped:
             print(f"regrnn: note: {path} is clipped; its phones may suffer", file=sys.stderr)
@@ -92,7 +97,7 @@ def confusion(
     from regrnn.tasks.speech.task import member_parts
 
     of = data if data is not None else trained.data.path
-    evaluation = evaluate(member_parts([trained], of, split), trained.inventory, trained.decoding)
+    evaluation = evaluate(member_parts([trained], of, split)[0], trained.inventory, trained.decoding)
     table, phones = from_json(evaluation.files[CONFUSION])
     write_page(out, table, phones, f"{split} of {of}")
     if json:

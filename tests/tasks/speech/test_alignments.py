@@ -114,12 +114,21 @@ def test_textgrids(tmp_path: Path, encoding: str) -> None:
     assert found == [Segment(0.0, 0.25, "pau"), Segment(0.25, 1.0, "a")]
 
 
+def test_older_textgrids_and_comments(tmp_path: Path) -> None:
+    older = SHORT.replace('"ooTextFile"', '"ooTextFile short"').replace('"MAU"', '"MAU" ! 3 "tiers" were here')
+    assert read(tmp_path, "a.TextGrid", older) == read(tmp_path, "b.TextGrid", SHORT)
+    marked = SHORT.replace('"pau"', '"!"')
+    assert read(tmp_path, "c.TextGrid", marked)[0].phone == "!"
+
+
 def test_which_tier_has_the_phones(tmp_path: Path) -> None:
     for name in ("speaker - phones", "Segments", "anything at all"):
         one = SHORT.replace("MAU", name)
         assert len(read(tmp_path, "a.TextGrid", one)) == 2
-    with pytest.raises(RegrnnError, match="interval tiers are 'words', 'other'; call the one with the phones 'phones'"):
+    with pytest.raises(RegrnnError, match="tiers are 'words', 'other'; call the one with the phones, and no other,"):
         read(tmp_path, "b.TextGrid", LONG.replace('"phones"', '"other"'))
+    with pytest.raises(RegrnnError, match="interval tiers are 'phones', 'phones'; call the one"):
+        read(tmp_path, "b.TextGrid", LONG.replace('"words"', '"phones"'))
     with pytest.raises(RegrnnError, match="interval tiers are none"):
         read(tmp_path, "c.TextGrid", SHORT.split('"IntervalTier"')[0].replace("\n1\n", "\n0\n"))
 
@@ -130,6 +139,8 @@ def test_which_tier_has_the_phones(tmp_path: Path) -> None:
         ("a.lab", "#\n0.4 125 a\n0.25 125 pau\n", r"a\.lab, line 3: 'pau' ends at 0.25 s, not after 0.4 s .* order of"),
         ("a.lab", "#\n0.4 125 a\n0.4 125 b\n", "line 3: 'b' ends at 0.4 s, not after 0.4 s"),
         ("a.lab", "#\n0.4 125\n", "line 2: expected `END_SECONDS 125 PHONE`, found '0.4 125'"),
+        ("a.lab", "0 2500000 sil\n", "line 1: expected `END_SECONDS 125 PHONE`, found '0 2500000 sil', .* HTK's"),
+        ("a.phn", f"0 {'9' * 400} a\n", "line 1: expected `START_SAMPLE END_SAMPLE PHONE`"),
         ("a.lab", "#\nx 125 a\n", "line 2: expected a time in seconds, found 'x'"),
         ("a.lab", "#\nnan 125 a\n", "line 2: 'a' has a time that is not a finite number"),
         ("a.lab", "#\n-1 125 a\n", "line 2: 'a' ends at -1 s, not after 0 s"),

@@ -101,7 +101,10 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("source", "target"), [(44100, 16000), (8000, 16000), (48000, 16000), (16000, 11025)])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [(44100, 16000), (8000, 16000), (48000, 16000), (16000, 11025), (44099, 16000), (15999, 16000)],
+)
 def test_resampling(source: int, target: int) -> None:
     t = np.arange(source // 2) / source
     limit = min(source, target) / 2

@@ -24,8 +24,9 @@ from regrnn.confusion import from_json
 from regrnn.errors import RegrnnError
 from regrnn.reports.run import write_run_report
 from regrnn.tasks.speech.alignments import read_alignment
-from regrnn.tasks.speech.data import labels
-from regrnn.tasks.speech.evaluate import log_probabilities
+from regrnn.tasks.speech.audio import FeatureConfig
+from regrnn.tasks.speech.data import DataConfig, Utterance, labels, read_corpus
+from regrnn.tasks.speech.evaluate import evaluate, log_probabilities
 from regrnn.tasks.speech.task import member_parts
 from regrnn.training.recipe import read_recipe, recipe_from_dict
 from regrnn.training.run import Run
@@ -203,7 +204,7 @@ def test_evaluate_and_average(done: Callable[..., str], trained_run: Path, tones
     alone = [json.loads(done("evaluate", path, "--split", "valid", "--json")) for path in runs]
     assert both["predictions"] == alone[0]["predictions"] == alone[1]["predictions"]
     assert alone[0]["figures"] != alone[1]["figures"]
-    parts = member_parts([regrnn.load(path) for path in runs], str(tones), "valid")
+    parts, _ = member_parts([regrnn.load(path) for path in runs], str(tones), "valid")
     right = 0
     for k, utterance_ in enumerate(parts[0][2]):
         p = [np.exp(log_probabilities(model, [normalize(us[k])])[0]) for model, normalize, us in parts]
@@ -211,6 +212,30 @@ def test_evaluate_and_average(done: Callable[..., str], trained_run: Path, tones
     assert both["figures"]["frame_accuracy"] == pytest.approx(100 * right / both["predictions"])
     out = done("evaluate", trained_run, "--data", tones, "--split", "train")
     assert f"train frame accuracy {figures['train_frame_accuracy']:.3f}" in out
+
+
+def test_data_that_are_not_those_of_training(
+    trained_run: Path, tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
+) -> None:
+    """A recording more cuts the parts in another way; a phone that training had not is named."""
+    copy, moved = tmp_path / "run", tmp_path / "tones"
+    shutil.copytree(trained_run, copy, symlinks=True)
+    shutil.copytree(tones, moved)
+    recipe = json.loads((copy / "recipe.json").read_text())
+    recipe["recipe"]["data"]["path"] = str(moved)
+    (copy / "recipe.json").write_text(json.dumps(recipe))
+
+    def said() -> str:
+        capsys.readouterr()
+        assert run(["evaluate", str(copy)]) == 0
+        return capsys.readouterr().err
+
+    assert said() == ""
+    test = read_corpus(DataConfig(path=str(moved), features=FeatureConfig(mels=12)), ("test",)).splits["test"]
+    lab = moved / f"{test[0].name}.lab"
+    lab.write_text(lab.read_text().replace("125 pau", "125 hush", 1))
+    assert "counted as mistakes: hush\n" in said() and "the test part is not that with which" in said()
+    assert "so that the figures are not the run's" in refused("evaluate", copy, "--result", tmp_path / "r.json")
 
 
 def test_members_that_cannot_be_averaged(
@@ -294,6 +319,9 @@ def test_transcribe_refuses(
     assert "is a language run; `regrnn transcribe` needs a speech run" in refused("transcribe", tiny_run, one)
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused("transcribe", trained_run, one, "--out", tmp_path / "file")
+    (tmp_path / "a.lab").write_text("made by hand")
+    assert "and may be its alignment" in refused("transcribe", trained_run, one, "--out", tmp_path)
+    assert (tmp_path / "a.lab").read_text() == "made by hand"
     soundfile.write(one, np.clip(sound(utterance(1)) * 9, -1, 1), 16000)
     capsys.readouterr()
     assert run(["transcribe", str(trained_run), str(one)]) == 0
@@ -380,3 +408,23 @@ def test_the_recipe_runs_on_real_recordings(done: Callable[..., str], tmp_path: 
     path = sorted((Path(os.environ["REGRNN_DATA"]) / "speech-sample" / "wav").glob("*.wav"))[0]
     found = regrnn.load(out).transcribe(path)
     assert found.duration == pytest.approx(soundfile.info(path).duration)
+
+
+def test_a_phone_found_where_nothing_is_labelled_does_not_count(
+    trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = regrnn.load(trained_run)
+    phones = trained.inventory.phones
+    truth = ["a"] * 20 + [""] * 20 + ["o"] * 20
+    heard = ["a"] * 21 + ["pau"] * 18 + ["o"] * 21
+    x_TF = np.zeros((60, 12), np.float32)
+    one = Utterance("u", "", "u.wav", x_TF, truth, ["a", "o"], clipped=False, checksum="", heard="")
+    log_p_TS = np.full((60, len(phones)), -20.0, np.float32)
+    log_p_TS[np.arange(60), [phones.index(phone) for phone in heard]] = 0.0
+    monkeypatch.setattr("regrnn.tasks.speech.evaluate.averaged", lambda members: [(one, log_p_TS)])
+    found = evaluate([(trained.model, None, [one])], trained.inventory, trained.decoding)
+    assert found.figures["frame_accuracy"] == 100 and found.figures["phone_error_rate"] == 0
+    one.phones[20:40] = ["i"] * 20
+    one.sequence.insert(1, "i")
+    found = evaluate([(trained.model, None, [one])], trained.inventory, trained.decoding)
+    assert found.figures["phone_error_rate"] == pytest.approx(100 / 3)

@@ -306,6 +306,24 @@ def test_parts_that_are_given_are_kept_and_must_not_leak(tmp_path: Path) -> None
     assert set(read_corpus(config(folder), ("test",)).splits) == {"test"}
 
 
+def test_parts_may_have_the_names_that_others_give_them(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path, [f"{part}/u{k}{part}" for part in ("TRAIN", "dev", "Test") for k in range(2)])
+    assert {split: sorted(found) for split, found in names(read_corpus(config(folder))).items()} == {
+        "train": ["u0TRAIN", "u1TRAIN"],
+        "valid": ["u0dev", "u1dev"],
+        "test": ["u0Test", "u1Test"],
+    }
+
+
+def test_a_recording_must_not_be_in_two_parts_under_two_names(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "a", [f"{split}/{split}{k}" for split in SPLITS for k in range(2)])
+    for suffix in (".wav", ".lab"):
+        shutil.copy(folder / "train" / f"train1{suffix}", folder / "test" / f"other{suffix}")
+    assert "'train1' in train and 'other' in test are the same recording" in refusal(folder)
+    shutil.move(folder / "test" / "other.wav", folder / "train" / "other.wav")
+    read_corpus(config(folder))  # twice in one part is a matter of taste
+
+
 # Normalisation and the inventory
 
 
@@ -569,7 +587,12 @@ def test_a_label_file_in_the_wrong_order_is_refused(tmp_path: Path) -> None:
         ({"audio": "u01.wav", "alignment": "u01.lab"}, "line 2: the utterance 'u01' is there twice"),
         ({"audio": "u99.wav", "alignment": "u01.lab"}, r"u99\.wav: no such file"),
         ({"audio": "u00.wav", "alignment": "u99.lab"}, r"u99\.lab: cannot be read"),
-        ({"audio": "u00.wav", "alignment": "u00.lab", "split": "dev"}, "the split 'dev' of an utterance is none of"),
+        ({"audio": "u00.wav", "alignment": "u00.lab", "split": "eval"}, "'u00' has the part 'eval'; give each train"),
+        ({"audio": "u00.wav", "alignment": "u00.lab", "split": ""}, "'u00' has no part, and others have one; give"),
+        ({"audio": "u00.wav", "segments": [[0, 1, None]]}, '"segments" must be a list'),
+        ({"audio": "u00.wav", "segments": [[0, 10**400, "a"]]}, '"segments" must be a list'),
+        ("[" * 100_000, "line 2: not valid JSON"),
+        ({"audio": "\udce9.wav", "alignment": "u00.lab"}, r"the name \\udce9 is not UTF-8; rename the file"),
     ],
 )
 def test_bad_manifests_are_refused(row: Any, message: str, tmp_path: Path) -> None:
@@ -578,7 +601,7 @@ def test_bad_manifests_are_refused(row: Any, message: str, tmp_path: Path) -> No
     if isinstance(row, dict) and "split" in row:
         rows = [json.dumps({**json.loads(text), "split": "train"}) for text in rows]
     rows.insert(1, row if isinstance(row, str) else json.dumps(row))
-    (tmp_path / "list.jsonl").write_text("\n".join(rows))
+    (tmp_path / "list.jsonl").write_text("\n".join(rows), encoding="utf-8-sig")
     with pytest.raises(RegrnnError, match=message):
         read_corpus(config(tmp_path / "list.jsonl"))
 
