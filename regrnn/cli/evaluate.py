@@ -211,7 +211,20 @@ def _tune(
     if best is None:
         raise RegrnnError(f"--tune: no setting of the {evaluation} grid has a finite figure on valid")
     chosen: tuple[Any, Evaluation] = best
+    edges = _at_an_edge(dataclasses.asdict(chosen[0]), [row["settings"] for row in tried])
+    if edges and not quiet:
+        print(f"regrnn: note: {', '.join(edges)} is the end of the grid; beyond may be better", file=sys.stderr)
     return chosen
+
+
+def _at_an_edge(chosen: Mapping[str, float], tried: Sequence[Mapping[str, float]]) -> list[str]:
+    """The settings of which the grid has several and `chosen` the least or the greatest."""
+    values = {name: {settings[name] for settings in tried} for name in chosen}
+    return [
+        f"{name.replace('_', ' ')} {value:g}"
+        for name, value in chosen.items()
+        if len(values[name]) > 1 and value in (min(values[name]), max(values[name]))
+    ]
 
 
 def own_data(run: Path) -> str:

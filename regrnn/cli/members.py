@@ -107,7 +107,7 @@ def train_members(
     entries = [finished_entry(folder) for folder in folders]
     trained = [load(folder) for folder in folders]
     averages = {split: evaluate_averages(task, trained, own_data(folders[0]), split) for split in ("valid", "test")}
-    path = out / MEMBERS if out is not None else Path("runs") / f"{recipe.name}-{MEMBERS}"
+    path = out / MEMBERS if out is not None else Path("runs") / f"{recipe.name}-{seeds[0]}-to-{seeds[-1]}-{MEMBERS}"
     found = []
     for k in range(1, count + 1):
         entry = derived_entry(entries[:k], {split: averages[split][k - 1] for split in averages})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from regrnn.cli.evaluate import _at_an_edge
 from regrnn.data.text import find_text
 from regrnn.data.vocabulary import UNK
 from regrnn.tasks.language.task import LanguageTask
@@ -138,6 +139,12 @@ def test_tuned_on_valid_and_scored_once(done: Done, tiny_run: Path, tmp_path: Pa
     assert entry["evaluation"] == "temperature" and entry["settings"] == best["settings"]
     assert entry["figures"]["valid_perplexity"] == min(perplexities)
     assert entry["figures"]["test_perplexity"] == found["figures"]["perplexity"]
+
+
+def test_the_last_value_of_a_grid_is_named() -> None:
+    tried = [{"a": a, "b": b, "c": 5} for a in (1, 2, 3) for b in (0.1, 0.2, 0.3)]
+    assert _at_an_edge({"a": 2, "b": 0.2, "c": 5}, tried) == []
+    assert _at_an_edge({"a": 3, "b": 0.1, "c": 5}, tried) == ["a 3", "b 0.1"]
 
 
 def test_results_are_added_to_a_file_and_brought_up_to_date(
