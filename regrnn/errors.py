@@ -1,5 +1,8 @@
 """The exceptions that end a command: their message is the whole story."""
 
+NO_MEMORY = "there is not enough memory"
+"""How a command begins that ended for want of memory: at another time there may be enough."""
+
 
 class RegrnnError(Exception):
     """Bad input. The message names the file, line, key or flag and says what to do.

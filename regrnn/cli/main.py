@@ -14,7 +14,7 @@ import regrnn.tasks
 from regrnn._version import __version__
 from regrnn.cli.verbs import bind
 from regrnn.config import did_you_mean
-from regrnn.errors import Interrupted, RegrnnError
+from regrnn.errors import NO_MEMORY, Interrupted, RegrnnError
 
 COMMANDS = {
     "demo": "See the paper's effect on English text that every Python carries.",
@@ -83,7 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         asked = re.search(r"ried to allocate ([\d.]+ \w+)", str(error))
         much = f" ({asked[1]} were asked for)" if asked else ""
-        return _refuse(f"there is not enough memory{much}; choose smaller sizes or a smaller batch")
+        return _refuse(f"{NO_MEMORY}{much}; choose smaller sizes or a smaller batch")
     return 0
 
 

@@ -14,18 +14,19 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING
 
-from regrnn.errors import Interrupted, RegrnnError
+from regrnn.errors import NO_MEMORY, Interrupted, RegrnnError
 
 if TYPE_CHECKING:
     from regrnn.training.recipe import Recipe
 
 RETRIES = 2
-"""How often a member that died is started again; it goes on from its last checkpoint."""
+"""How often a member that died without saving anything new is started again, from its last checkpoint."""
 
 PROGRAM = "from regrnn.cli.main import main; main()"
 """What a member's process runs."""
 
 _POLL_SECONDS = 0.1
+_ERROR = "regrnn: error: "
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class Member:
     process: "subprocess.Popen[str] | None" = None
     relay: threading.Thread | None = None
     starts: int = 0
+    """Since it last saved something new."""
+    saved: str = ""
+    """Its last checkpoint when it was started."""
     told: bool = False
     """Whether it was sent the signal that stops all."""
     last: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=1))
@@ -125,8 +129,9 @@ def train_members(
 def supervise(members: Sequence[Member], jobs: int) -> dict[int, str]:
     """Run the members to their ends, `jobs` at a time; by seed the last words of those that could not be trained.
 
-    A member that dies is started again, RETRIES times, while the others go on. One that says what is wrong
-    ("regrnn: error: ...") would say it again and is not. Raises Interrupted after SIGINT, SIGTERM or SIGHUP: all
+    A member that dies is started again, RETRIES times, while the others go on; if it has saved a checkpoint since, the
+    count begins anew. One that says what is wrong ("regrnn: error: ...") would say it again and is not, unless it is
+    memory that was short. Raises Interrupted after SIGINT, SIGTERM or SIGHUP: all
     members are told to save and stop.
     """
     waiting = collections.deque(members)
@@ -148,8 +153,9 @@ def supervise(members: Sequence[Member], jobs: int) -> dict[int, str]:
                     reason = _end(member)
                     if stopped or not reason:
                         continue
-                    if member.starts > RETRIES or reason.startswith("regrnn: error: "):
-                        failed[member.seed] = reason.removeprefix("regrnn: error: ")
+                    hopeless = reason.startswith(_ERROR) and not reason.startswith(_ERROR + NO_MEMORY)
+                    if hopeless or (member.starts > RETRIES and _last_checkpoint(member) == member.saved):
+                        failed[member.seed] = reason.removeprefix(_ERROR)
                         _say(member, f"given up: {failed[member.seed]}")
                     else:
                         _say(member, f"{reason}; going on from its last checkpoint")
@@ -167,7 +173,9 @@ def supervise(members: Sequence[Member], jobs: int) -> dict[int, str]:
 
 def _start(member: Member) -> None:
     """Start the member's process."""
-    member.starts += 1
+    saved = _last_checkpoint(member)
+    member.starts = 1 if saved != member.saved else member.starts + 1
+    member.saved = saved
     member.last.clear()
     # -P: a folder named regrnn where the command is given is not the package.
     member.process = subprocess.Popen(
@@ -183,6 +191,10 @@ def _start(member: Member) -> None:
     assert member.process.stderr is not None
     member.relay = threading.Thread(target=_relay, args=(member, member.process.stderr), daemon=True)
     member.relay.start()
+
+
+def _last_checkpoint(member: Member) -> str:
+    return max((path.name for path in (member.out / "checkpoints").glob("*")), default="")
 
 
 def _relay(member: Member, stream: IO[str]) -> None:
@@ -204,7 +216,7 @@ def _end(member: Member) -> str:
     member.relay.join()
     if status == 0 and (member.out / "result.json").exists():
         return ""
-    if member.last and member.last[0].startswith("regrnn: error: "):
+    if member.last and member.last[0].startswith(_ERROR):
         return member.last[0]
     how = f"killed by signal {-status}" if status < 0 else f"died with status {status}"
     return how + (f" ({member.last[0]})" if member.last and status > 0 else "")

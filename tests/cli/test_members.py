@@ -130,6 +130,20 @@ def test_a_member_that_says_what_is_wrong_is_not_started_again(
     assert starts(tmp_path) == [1, 1, 1]
 
 
+def test_a_member_that_gets_on_between_its_deaths_or_lacks_memory_is_started_again(
+    start: Callable[..., dict[int, str]], tmp_path: Path
+) -> None:
+    saves = "(out / 'checkpoints' / str(starts // 2)).mkdir(parents=True, exist_ok=True)"
+    lacks = "sys.exit('regrnn: error: there is not enough memory; choose smaller sizes or a smaller batch')"
+    failed = start(
+        f"if seed == '1' and starts < 7:\n    {saves}\n    sys.exit('a fault')\n"
+        f"if seed == '2' and starts < 2:\n    {lacks}\n"
+        f"if seed == '3':\n    {lacks}\nfinish()"
+    )
+    assert failed == {3: "there is not enough memory; choose smaller sizes or a smaller batch"}
+    assert starts(tmp_path) == [8, 3, RETRIES + 1]
+
+
 def test_no_more_jobs_at_a_time_than_asked_for(start: Callable[..., dict[int, str]], tmp_path: Path) -> None:
     lock = "lock = out.parent / 'lock'\nlock.touch(exist_ok=False)\ntime.sleep(0.2)\nlock.unlink()\nfinish()"
     assert start(lock, jobs=1) == {}
