@@ -88,7 +88,7 @@ def evaluate(
     else:
         if tune:
             how, scored["valid"] = _tune(task, evaluation, members, of, tried, quiet=json)
-        averages = [task.evaluate_otherwise(members, of, split, how)]  # type: ignore[attr-defined]
+        averages = list(task.evaluate_otherwise(members, of, split, [how]))  # type: ignore[attr-defined]
     found = averages[-1]
     for figure, value in found.figures.items():
         if not math.isfinite(value):
@@ -198,8 +198,9 @@ def _tune(
     """The settings of the grid with the best figure on valid, and their figures; what was tried goes to `tried`."""
     best: Any = None
     deciding = task.figure
-    for how in task.evaluations[evaluation].grid():  # type: ignore[attr-defined]
-        found = task.evaluate_otherwise(members, data, "valid", how)  # type: ignore[attr-defined]
+    grid = task.evaluations[evaluation].grid()  # type: ignore[attr-defined]
+    scored = task.evaluate_otherwise(members, data, "valid", grid)  # type: ignore[attr-defined]
+    for how, found in zip(grid, scored, strict=True):
         settings = dataclasses.asdict(how)
         tried.append({"settings": settings, "figures": found.figures})
         value = found.figures[deciding.name]

@@ -74,7 +74,7 @@ class Task(Protocol):
     A task may have more. `evaluate_averages(members, data, split) -> list[Evaluation]`, where it can do in one pass
     what the function of that name does with `evaluate_trained`. And ways to evaluate that are not the plain one:
     `evaluations`, by name the dataclass of the settings of each, whose `grid()` are those to be tried on the
-    validation data; `evaluate_otherwise(members, data, split, settings) -> Evaluation` scores by them.
+    validation data; `evaluate_otherwise(members, data, split, hows) -> Iterator[Evaluation]` scores by each of `hows`.
     """
 
     name: ClassVar[str]

@@ -3,7 +3,7 @@
 Each sees of the text only what stands before the prediction. Their figures are not those of the static protocol and
 are labelled so. Of several models the distributions are averaged, each model with its own steps or cache.
 
-Shapes: T time, H hidden, N entries of the cache.
+Shapes: T time, H hidden, N entries of the cache, S settings, K models.
 """
 
 import copy
@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -32,18 +32,25 @@ class Adaptive(Protocol):
     def grid(cls) -> Sequence[Self]:
         """The settings that are tried on the validation text."""
 
+    one_pass: ClassVar[bool]
+    """Whether several settings in one pass cost less than one after the other."""
+
     @property
     def protocol(self) -> str:
         """What is done, in words."""
 
-    def log_probabilities(self, models: Sequence[LanguageModel], ids: np.ndarray) -> Iterator[Tensor]:
-        """ln p of ids[1], ids[2], ... given all before, (T,) float64 at a time."""
+    @classmethod
+    def log_probabilities(
+        cls, hows: Sequence[Self], models: Sequence[LanguageModel], ids: np.ndarray
+    ) -> Iterator[Tensor]:
+        """By each of the settings `hows` ln p of ids[1], ids[2], ... given all before, (S, T) float64 at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Temperature:
     """The softmax of logits / temperature; above 1 it is less certain."""
 
+    one_pass: ClassVar[bool] = True
     temperature: float = 1.1
 
     def __post_init__(self) -> None:
@@ -59,13 +66,22 @@ class Temperature:
         """In words."""
         return f"softmax temperature {self.temperature:g}"
 
+    @classmethod
     @torch.no_grad()
-    def log_probabilities(self, models: Sequence[LanguageModel], ids: np.ndarray) -> Iterator[Tensor]:
+    def log_probabilities(
+        cls, hows: Sequence[Self], models: Sequence[LanguageModel], ids: np.ndarray
+    ) -> Iterator[Tensor]:
         """ln p of each token but the first."""
-        softened = [(m.decoder.weight / self.temperature, m.decoder.bias / self.temperature) for m in models]
+        biases = [[model.decoder.bias / how.temperature for model in models] for how in hows]
         for h_KTH, y_T in _features(models, ids):
-            rows = [token_log_probabilities(h, *decoder, y_T) for h, decoder in zip(h_KTH, softened, strict=True)]
-            yield running_mean(torch.stack(rows).double())[-1]
+            rows_S = []
+            for how, biases_K in zip(hows, biases, strict=True):
+                rows = [
+                    token_log_probabilities(h_TH / how.temperature, model.decoder.weight, bias, y_T)
+                    for h_TH, model, bias in zip(h_KTH, models, biases_K, strict=True)
+                ]
+                rows_S.append(_mean(rows))
+            yield torch.stack(rows_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +93,7 @@ class Cache:
     The first token, before which the cache is empty, has the model's probability alone.
     """
 
+    one_pass: ClassVar[bool] = True
     size: int = 2000
     """Steps that the cache remembers."""
     flatness: float = 0.3
@@ -102,9 +119,13 @@ class Cache:
         """In words."""
         return f"neural cache of {self.size:,} steps, flatness {self.flatness:g}, weight {self.weight:g}"
 
+    @classmethod
     @torch.no_grad()
-    def log_probabilities(self, models: Sequence[LanguageModel], ids: np.ndarray) -> Iterator[Tensor]:
+    def log_probabilities(
+        cls, hows: Sequence[Self], models: Sequence[LanguageModel], ids: np.ndarray
+    ) -> Iterator[Tensor]:
         """ln p of each token but the first."""
+        most = max(how.size for how in hows)
         kept: list[Tensor] | None = None
         kept_y_N = torch.empty(0, dtype=torch.int64)
         for h_KTH, y_T in _features(models, ids):
@@ -113,18 +134,33 @@ class Cache:
             # Column n is one step of the past; row t may look at the `size` of them before its own.
             n_N = torch.arange(len(y_N), device=y_T.device)
             own_T1 = n_N[len(y_N) - len(y_T) :, None]
-            hidden_TN = (n_N >= own_T1) | (n_N < own_T1 - self.size)
-            missed_TN = hidden_TN | (y_N != y_T[:, None])
-            rows = []
-            for model, h_TH, past_NH in zip(models, h_KTH, pasts, strict=True):
-                log_p_T = token_log_probabilities(h_TH, model.decoder.weight, model.decoder.bias, y_T).double()
-                scores_TN = self.flatness * (h_TH @ past_NH.T).double()
-                whole_T = scores_TN.masked_fill(hidden_TN, -math.inf).logsumexp(1)
-                cache_T = scores_TN.masked_fill(missed_TN, -math.inf).logsumexp(1) - whole_T
-                mixed_T = torch.logaddexp(log_p_T + math.log1p(-self.weight), cache_T + math.log(self.weight))
-                rows.append(torch.where(whole_T.isinf(), log_p_T, mixed_T))
-            yield running_mean(torch.stack(rows))[-1]
-            kept, kept_y_N = [past[-self.size :] for past in pasts], y_N[-self.size :]
+            other_TN = y_N != y_T[:, None]
+            log_p_KT = [
+                token_log_probabilities(h_TH, model.decoder.weight, model.decoder.bias, y_T).double()
+                for h_TH, model in zip(h_KTH, models, strict=True)
+            ]
+            similar_KTN = [(h_TH @ past_NH.T).double() for h_TH, past_NH in zip(h_KTH, pasts, strict=True)]
+            found: dict[tuple[int, float], list[tuple[Tensor, Tensor]]] = {}
+            rows_S = []
+            for how in hows:
+                if (how.size, how.flatness) not in found:  # the weight of the mixture costs nothing
+                    hidden_TN = (n_N >= own_T1) | (n_N < own_T1 - how.size)
+                    found[how.size, how.flatness] = [
+                        _cache(how.flatness * similar_TN, hidden_TN, other_TN) for similar_TN in similar_KTN
+                    ]
+                rows = []
+                for log_p_T, (whole_T, cache_T) in zip(log_p_KT, found[how.size, how.flatness], strict=True):
+                    mixed_T = torch.logaddexp(log_p_T + math.log1p(-how.weight), cache_T + math.log(how.weight))
+                    rows.append(torch.where(whole_T.isinf(), log_p_T, mixed_T))
+                rows_S.append(_mean(rows))
+            yield torch.stack(rows_S)
+            kept, kept_y_N = [past[-most:] for past in pasts], y_N[-most:]
+
+
+def _cache(scores_TN: Tensor, hidden_TN: Tensor, other_TN: Tensor) -> tuple[Tensor, Tensor]:
+    """ln of the sum over all that is remembered (-inf: nothing), and ln p of the target in the cache, both (T,)."""
+    whole_T = scores_TN.masked_fill(hidden_TN, -math.inf).logsumexp(1)
+    return whole_T, scores_TN.masked_fill(hidden_TN | other_TN, -math.inf).logsumexp(1) - whole_T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +172,7 @@ class Dynamic:
     these steps. The state is carried; masks are off.
     """
 
+    one_pass: ClassVar[bool] = False
     learning_rate: float = 0.1
     decay: float = 0.001
     steps: int = 5
@@ -161,11 +198,15 @@ class Dynamic:
             f"decay {self.decay:g}"
         )
 
-    def log_probabilities(self, models: Sequence[LanguageModel], ids: np.ndarray) -> Iterator[Tensor]:
+    @classmethod
+    def log_probabilities(
+        cls, hows: Sequence[Self], models: Sequence[LanguageModel], ids: np.ndarray
+    ) -> Iterator[Tensor]:
         """ln p of each token but the first. The models stay as they are: copies of them learn."""
-        students = [_Student(model, self.learning_rate, self.decay) for model in models]
-        for x_T, y_T in _windows(ids, self.steps, next(models[0].parameters()).device):
-            yield running_mean(torch.stack([student.learn(x_T, y_T) for student in students]))[-1]
+        (how,) = hows
+        students = [_Student(model, how.learning_rate, how.decay) for model in models]
+        for x_T, y_T in _windows(ids, how.steps, next(models[0].parameters()).device):
+            yield _mean([student.learn(x_T, y_T) for student in students])[None]
 
 
 class _Student:
@@ -230,6 +271,11 @@ class _Student:
 
 
 ADAPTIVE: dict[str, type[Adaptive]] = {"dynamic": Dynamic, "cache": Cache, "temperature": Temperature}
+
+
+def _mean(log_p_KT: Sequence[Tensor]) -> Tensor:
+    """ln of the models' mean probability, (T,) float64."""
+    return running_mean(torch.stack(list(log_p_KT)).double())[-1]
 
 
 def _windows(ids: np.ndarray, steps: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -81,12 +81,19 @@ def evaluate(
     return evaluate_averages(models, stream, part=part, counts_V=counts_V)[-1]
 
 
-def evaluate_adaptively(models: Sequence[LanguageModel], stream: TokenStream, how: "Adaptive") -> Evaluation:
-    """As `evaluate`, by a protocol of another kind (`regrnn.tasks.language.adaptive`)."""
+def evaluate_adaptively(
+    models: Sequence[LanguageModel], stream: TokenStream, hows: Sequence["Adaptive"]
+) -> Iterator[Evaluation]:
+    """As `evaluate`, by each of some settings of a protocol of another kind (`regrnn.tasks.language.adaptive`)."""
     for model in models:
         model.eval()
-    total = -sum(window.sum().item() for window in how.log_probabilities(models, stream.ids))
-    return Evaluation(_figures(total, stream, None), len(stream) - 1, f"{how.protocol}; {PROTOCOL}")
+    for part in [hows] if hows[0].one_pass else [[how] for how in hows]:
+        windows = type(hows[0]).log_probabilities(part, models, stream.ids)
+        totals_S = torch.zeros(len(part), dtype=torch.float64)
+        for window_ST in windows:
+            totals_S -= window_ST.sum(1).cpu()
+        for how, total in zip(part, totals_S.tolist(), strict=True):
+            yield Evaluation(_figures(total, stream, None), len(stream) - 1, f"{how.protocol}; {PROTOCOL}")
 
 
 def evaluate_averages(

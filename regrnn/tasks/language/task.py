@@ -1,7 +1,7 @@
 """The language model as the loop sees it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -131,11 +131,12 @@ class LanguageTask:
 
     @classmethod
     def evaluate_otherwise(
-        cls, members: Sequence[TrainedLanguageModel], data: str, split: str, how: Adaptive
-    ) -> Evaluation:
-        """Perplexity by one of `evaluations`."""
+        cls, members: Sequence[TrainedLanguageModel], data: str, split: str, hows: Sequence[Adaptive]
+    ) -> Iterator[Evaluation]:
+        """Perplexity by each of some settings of one of `evaluations`."""
         stream, fingerprint = _stream(members, data, split)
-        return replace(evaluate_adaptively([member.model for member in members], stream, how), data=fingerprint)
+        for evaluation in evaluate_adaptively([member.model for member in members], stream, hows):
+            yield replace(evaluation, data=fingerprint)
 
 
 def _stream(members: Sequence[TrainedLanguageModel], data: str, split: str) -> tuple[TokenStream, str]:

@@ -28,7 +28,7 @@ def models(drawn: Drawn) -> list[LanguageModel]:
 
 
 def found(how: Adaptive, models: list[LanguageModel]) -> list[float]:
-    return torch.cat(list(how.log_probabilities(models, IDS))).tolist()
+    return torch.cat(list(type(how).log_probabilities([how], models, IDS)), 1)[0].tolist()
 
 
 def one_at_a_time(model: LanguageModel) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -138,3 +138,11 @@ def test_defaults_are_within_the_grids() -> None:
     for kind in ADAPTIVE.values():
         grid = kind.grid()
         assert kind() in grid and len(grid) == len(set(grid)) <= 13
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ADAPTIVE.values() if kind.one_pass])
+def test_a_grid_in_one_pass_is_each_of_its_settings(models: list[LanguageModel], kind: type[Adaptive]) -> None:
+    grid = [*kind.grid(), *([Cache(size=4, flatness=0.3)] if kind is Cache else [])]
+    together = torch.cat(list(kind.log_probabilities(grid, models, IDS)), 1)
+    for how, row in zip(grid, together.tolist(), strict=True):
+        assert row == pytest.approx(found(how, models))
