@@ -177,11 +177,9 @@ def _remarks(rows: Sequence[Measured]) -> Iterator[str]:
             if result.entry.get("matmul_precision", "highest") != "highest":
                 seeds = result.entry.get("seeds", [result.entry.get("seed")])
                 rounded.setdefault(measured.row.label, []).extend(map(str, seeds))
-    for label, seeds in rounded.items():
-        yield (
-            f"trained with factors of products rounded to bfloat16 (training.matmul_precision = medium): {label}, "
-            f"seed {', '.join(seeds)}"
-        )
+    if rounded:
+        rows_ = "; ".join(f"{label}, seed {', '.join(seeds)}" for label, seeds in rounded.items())
+        yield f"trained with factors of products rounded to bfloat16 (training.matmul_precision = medium): {rows_}"
     protocols = dict.fromkeys(
         str(protocol).rpartition("test: ")[2]
         for measured in rows
