@@ -227,6 +227,7 @@ class _Student:
         self.updates = 0
         self.updates_seen_V = torch.zeros_like(model.encoder.weight[:, 0], dtype=torch.int64)
 
+    @torch.no_grad()
     def learn(self, x_T: Tensor, y_T: Tensor) -> Tensor:
         """ln p (T,) float64 of y, and a gradient step on them."""
         embedding, decoder = self.model.encoder.weight, self.model.decoder
@@ -245,16 +246,15 @@ class _Student:
         d_h_TH = d_logits_TV @ decoder.weight
         d_e_TE, *gradients = torch.autograd.grad(h_TBH, [e_TE, *rnn_weights], d_h_TH[:, None])
 
-        with torch.no_grad():
-            for w, g, trained in zip(rnn_weights, gradients, self.trained.rnn.parameters(), strict=True):
-                self._decay(w, trained).sub_(g, alpha=self.rate)
-            self._decay(decoder.weight, self.trained.decoder.weight)
-            decoder.weight.addmm_(d_logits_TV.t(), h_TH, alpha=-self.rate)
-            self._decay(decoder.bias, self.trained.decoder.bias).sub_(d_logits_TV.sum(0), alpha=self.rate)
-            self.updates += 1
-            if not self.tied:
-                self._catch_up(x_T)
-            embedding.index_add_(0, x_T, d_e_TE, alpha=-self.rate)
+        for w, g, trained in zip(rnn_weights, gradients, self.trained.rnn.parameters(), strict=True):
+            self._decay(w, trained).sub_(g, alpha=self.rate)
+        self._decay(decoder.weight, self.trained.decoder.weight)
+        decoder.weight.addmm_(d_logits_TV.t(), h_TH, alpha=-self.rate)
+        self._decay(decoder.bias, self.trained.decoder.bias).sub_(d_logits_TV.sum(0), alpha=self.rate)
+        self.updates += 1
+        if not self.tied:
+            self._catch_up(x_T)
+        embedding.index_add_(0, x_T, d_e_TE, alpha=-self.rate)
         return log_p_T
 
     def _decay(self, w: Tensor, trained: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from regrnn.tasks.language import adaptive
-from regrnn.tasks.language.adaptive import ADAPTIVE, Adaptive, Cache, Dynamic, Temperature
+from regrnn.tasks.language.adaptive import ADAPTIVE, Adaptive, Cache, Dynamic, Temperature, _Student
 from regrnn.tasks.language.evaluate import log_probabilities
 from regrnn.tasks.language.model import LanguageModel
 from regrnn.tasks.language.trained import TrainedLanguageModel
@@ -125,6 +125,17 @@ def test_the_first_segment_is_scored_before_anything_is_learned(models: list[Lan
     learned = found(Dynamic(learning_rate=0.5, steps=10), models)
     assert learned[:10] == pytest.approx(static[:10])
     assert learned[10:] != pytest.approx(static[10:], rel=1e-3)
+
+
+def test_nothing_is_kept_from_update_to_update(drawn: Drawn) -> None:
+    """No graph of autograd grows through the weights, whose model may ask for gradients."""
+    model = drawn("word").model.eval()
+    assert model.encoder.weight.requires_grad
+    student = _Student(model, 0.1, 0.01)
+    for start in (0, 5):
+        student.learn(torch.from_numpy(IDS[start : start + 5].astype(np.int64)), torch.arange(5))
+    assert all(w.grad_fn is None for w in student.model.parameters())
+    assert not student.model.encoder.weight.requires_grad
 
 
 def test_dynamic_evaluation_on_the_core(drawn: Drawn) -> None:
