@@ -42,7 +42,7 @@ def evaluate(
         A run directory.
     more
         Further runs of the same task and vocabulary: the probabilities of all are averaged, per prediction, and there
-        is a row for 1, 2, ... of them. Also settings of the evaluation, `--dynamic.learning-rate 0.1`.
+        is a row for 1, 2, ... of them. Also settings of the evaluation, `--dynamic.learning-rate 0.03`.
     data
         The data, as `regrnn train` takes them for this task; the run's own unless given.
     split

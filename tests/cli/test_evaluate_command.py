@@ -118,7 +118,7 @@ def test_settings_of_an_evaluation(done: Done, tiny_run: Path) -> None:
     assert one["figures"] == pytest.approx(static["figures"], rel=1e-6)
     flags = ["--dynamic.learning-rate", "0.05", "--dynamic.steps=3"]
     found = json.loads(done("evaluate", tiny_run, *flags, "--evaluation", "dynamic", "--json"))
-    assert found["settings"] == {"learning_rate": 0.05, "decay": 0.001, "steps": 3}
+    assert found["settings"] == {"learning_rate": 0.05, "decay": 0.0001, "steps": 3}
 
 
 def test_tuned_on_valid_and_scored_once(done: Done, tiny_run: Path, tmp_path: Path) -> None:

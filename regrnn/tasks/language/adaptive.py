@@ -173,8 +173,8 @@ class Dynamic:
     """
 
     one_pass: ClassVar[bool] = False
-    learning_rate: float = 0.1
-    decay: float = 0.001
+    learning_rate: float = 0.03
+    decay: float = 0.0001
     steps: int = 5
 
     def __post_init__(self) -> None:
@@ -186,8 +186,8 @@ class Dynamic:
 
     @classmethod
     def grid(cls) -> list[Self]:
-        """Learning rate 0.03, 0.1, 0.2 by decay 0, 0.001, 0.01, at the default steps."""
-        pairs = itertools.product((0.03, 0.1, 0.2), (0.0, 0.001, 0.01))
+        """Learning rate 0.01, 0.03, 0.1 by decay 0, 0.0001, 0.001, at the default steps."""
+        pairs = itertools.product((0.01, 0.03, 0.1), (0.0, 0.0001, 0.001))
         return [cls(learning_rate=rate, decay=decay) for rate, decay in pairs]
 
     @property

@@ -322,9 +322,12 @@ class TrainedLanguageModel:
 
 def require_one_vocabulary(members: Sequence[TrainedLanguageModel]) -> None:
     """Raise RegrnnError unless the members' distributions are over the same tokens, in the same order."""
-    for member in members[1:]:
+    for number, member in enumerate(members[1:], 2):
         if member.vocabulary.to_json() != members[0].vocabulary.to_json():
-            raise RegrnnError("the runs have different vocabularies; their predictions cannot be averaged")
+            raise RegrnnError(
+                f"the runs have different vocabularies (number {number} of {len(members)} is the first that differs); "
+                "their predictions cannot be averaged"
+            )
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
