@@ -146,9 +146,13 @@ def update_results(path: Path, entries: Sequence[dict[str, Any]]) -> None:
         if place is None:
             found.append(entry)
             continue
-        old = found[place]
+        old, new_figures = found[place], entry["figures"]
         if old.get("settings") == entry.get("settings"):
             entry = entry | {"figures": old.get("figures", {}) | entry["figures"]}
+            protocols = dict.fromkeys([str(old.get("protocol")), entry["protocol"]])
+            entry["protocol"] = "; ".join(sorted(protocols, key=lambda protocol: "test: " in protocol))  # it ends it
+            if not any(name.startswith("test_") for name in new_figures):  # the count is that of the test part
+                entry["predictions"] = old.get("predictions")
         found[place] = entry
     try:
         write_json(path, found)

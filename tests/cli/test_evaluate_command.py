@@ -156,6 +156,9 @@ def test_results_are_added_to_a_file_and_brought_up_to_date(
     entries = json.loads(file.read_text())
     assert [(entry["members"], entry["seeds"]) for entry in entries] == [(2, [1, 2])]
     assert {"valid_perplexity", "test_perplexity"} <= entries[0]["figures"].keys()
+    tested = json.loads(done("evaluate", tiny_run, second_run, "--json"))
+    assert entries[0]["predictions"] == tested["predictions"]  # of the test part, whichever came last
+    assert entries[0]["protocol"].startswith("valid: ") and "; test: " in entries[0]["protocol"]
     assert entries[0]["regularization"] == "paper" and entries[0]["complete"] is True
     done("evaluate", tiny_run, "--evaluation", "cache", "--result", file)
     done("evaluate", tiny_run, "--evaluation", "cache", "--cache.weight", "0.2", "--split", "valid", "--result", file)
