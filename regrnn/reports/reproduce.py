@@ -314,16 +314,17 @@ def as_json(found: Reproduction) -> dict[str, Any]:
 
 def write_page(path: Path, found: Reproduction) -> Path:
     """Write the table with the learning curves of the runs that are here as a page of its own; `path`."""
-    runs: dict[str, RunFiles] = {}
+    runs: dict[str, dict[str, RunFiles]] = {}  # by recipe: a picture of all would be a thicket
     for measured in found.rows:
         for result in (*measured.results, *measured.begun):
             if result.run is not None and result.run.figures and measured.row.members == 1:
-                runs.setdefault(measured.row.label, result.run)
-    page.save(path, page.document(found.table.title, _body(found, runs), written_by(*runs.values())))
+                runs.setdefault(measured.row.recipe, {}).setdefault(measured.row.label, result.run)
+    everything = [run for of_recipe in runs.values() for run in of_recipe.values()]
+    page.save(path, page.document(found.table.title, _body(found, runs), written_by(*everything)))
     return path
 
 
-def _body(found: Reproduction, runs: Mapping[str, RunFiles]) -> Iterator[str]:
+def _body(found: Reproduction, runs: Mapping[str, Mapping[str, RunFiles]]) -> Iterator[str]:
     yield f"<header><h1>{page.escape(found.table.title)}</h1>"
     yield page.paragraph(found.table.setting, "lead") + "</header>"
     rows = []
@@ -336,18 +337,20 @@ def _body(found: Reproduction, runs: Mapping[str, RunFiles]) -> Iterator[str]:
     if not runs:
         yield page.paragraph("They come with run directories (--runs), of which there is none here.", "soft")
         return
-    figure, curves = comparison_curves(runs)
-    name = figure.replace("_", " ")
-    description = f"Learning curves of {', '.join(runs)}: {name} on train and valid after each epoch"
-    wide, narrow = (
-        inline_svg(curves, name, size, name=shape, description=description)
-        for shape, size in (("wide", WIDE), ("narrow", NARROW))
-    )
-    if wide and narrow:
-        caption = f"{name.capitalize()} after each epoch, in eval mode, of one seed of each row; dashed: train."
-        yield page.picture(wide, narrow, caption)
-    for label, run in runs.items():
-        yield page.card(label, page.facts([("Run directory", run.folder.resolve()), ("Seed", run.head.get("seed"))]))
+    for recipe, of_recipe in runs.items():
+        figure, curves = comparison_curves(of_recipe)
+        name = figure.replace("_", " ")
+        description = f"Learning curves of {', '.join(of_recipe)}: {name} on train and valid after each epoch"
+        wide, narrow = (
+            inline_svg(curves, name, size, name=f"{recipe}-{shape}", description=description)
+            for shape, size in (("wide", WIDE), ("narrow", NARROW))
+        )
+        if wide and narrow:
+            caption = f"{name.capitalize()} after each epoch, in eval mode, of one seed of each row; dashed: train."
+            yield page.picture(wide, narrow, f"{recipe}. {caption}")
+        for label, run in of_recipe.items():
+            facts = [("Run directory", run.folder.resolve()), ("Seed", run.head.get("seed"))]
+            yield page.card(label, page.facts(facts))
 
 
 def deviation(values: Sequence[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,15 @@ def test_page_with_curves(make_run: Callable[..., Path], tmp_path: Path, parse_p
     small_run(make_run)
     page = parse_page(write_page(tmp_path / "table.html", reproduce(TABLE_1, read_runs(tmp_path))))
     assert page.rows[1][:5] == ["non-regularised LSTM, 2 x 200", "120.7", "114.5", "121.50", "116.50"]
-    assert "svg" in (tmp_path / "table.html").read_text()
+    text = (tmp_path / "table.html").read_text()
+    assert text.count("<svg") == 2  # for a screen and for a phone
+    other = small_run(make_run, "other", finished=False, model__dropout=0.5)
+    head = json.loads((other / "recipe.json").read_text())
+    head["recipe"]["name"] = "ptb-medium"
+    (other / "recipe.json").write_text(json.dumps(head))
+    found = reproduce(TABLE_1, [replace(result, fault="") for result in read_runs(tmp_path)])
+    write_page(tmp_path / "two.html", found)
+    assert (tmp_path / "two.html").read_text().count("<svg") == 4  # a picture for each recipe
     page = parse_page(write_page(tmp_path / "none.html", reproduce(TABLE_1, [])))
     assert "no result was found" in page.text
 
