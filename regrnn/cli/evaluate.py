@@ -92,8 +92,8 @@ def evaluate(
     found = averages[-1]
     for figure, value in found.figures.items():
         if not math.isfinite(value):
-            settings_ = "" if how is None else " with these settings; a smaller rate or another value may do"
-            raise RegrnnError(f"the {split} {figure.replace('_', ' ')} is {value}, no finite number{settings_}")
+            advice = "" if how is None else " with these settings; a smaller rate or another value may do"
+            raise RegrnnError(f"the {split} {figure.replace('_', ' ')} is {value}, no finite number{advice}")
     for note in found.notes:
         print(f"regrnn: note: {note}", file=sys.stderr)
     changed = _changed(run, split, found)

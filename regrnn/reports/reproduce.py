@@ -178,8 +178,8 @@ def _remarks(rows: Sequence[Measured]) -> Iterator[str]:
                 seeds = result.entry.get("seeds", [result.entry.get("seed")])
                 rounded.setdefault(measured.row.label, []).extend(map(str, seeds))
     if rounded:
-        rows_ = "; ".join(f"{label}, seed {', '.join(seeds)}" for label, seeds in rounded.items())
-        yield f"trained with factors of products rounded to bfloat16 (training.matmul_precision = medium): {rows_}"
+        which = "; ".join(f"{label}, seed {', '.join(seeds)}" for label, seeds in rounded.items())
+        yield f"trained with factors of products rounded to bfloat16 (training.matmul_precision = medium): {which}"
     protocols = dict.fromkeys(
         str(protocol).rpartition("test: ")[2]
         for measured in rows

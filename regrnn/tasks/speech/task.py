@@ -182,10 +182,8 @@ class SpeechTask:
         parts, fingerprint = member_parts(members, data, split)
         found = evaluate(parts, first.inventory, first.decoding, train=split == "train")
         unknown = unknown_phones(parts[0][2], first.inventory)
-        if unknown:
-            note = f"phones that the run's training part lacks, counted as mistakes: {', '.join(unknown)}"
-            found = replace(found, notes=(note,))
-        return replace(found, data=fingerprint)
+        note = f"phones that the run's training part lacks, counted as mistakes: {', '.join(unknown)}"
+        return replace(found, data=fingerprint, notes=(note,) if unknown else ())
 
     def _make_sequence(self, index: int) -> tuple[Array, np.ndarray]:
         """Inputs and targets of a training utterance, step by step, the targets `delay` steps late."""
