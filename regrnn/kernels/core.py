@@ -90,7 +90,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "project": (None, [_N, _N, _N, _P, _P, _P, _P, _P, _N]),
     "product": (None, [_N, _N, _N, _P, _N, _P, _P, _P, _N]),
     "transpose": (None, [_N, _N, _P, _P, _N]),
-    "outer": (None, [_N, _N, _N, _P, _P, _N, _P, _P, _P, _N]),
+    "outer": (None, [_N, _N, _N, _P, _P, _N, *[_P] * 4, _N]),
     "recurrent_forward": (None, [POINTER(Layer)]),
     "recurrent_backward": (None, [POINTER(Layer)]),
     "shared_project": (None, [_S, _N, *[_P] * 7, _N]),

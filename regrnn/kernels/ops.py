@@ -273,9 +273,10 @@ def _layer_backward(
         """Rows [row, row + count) of a weight's gradient, and of the biases': those of gates from `first`."""
         places = [s.data_ptr() + 4 * row if bias else None for s in sums]
         places += [None] * (2 - len(places))
+        waiting = _waiting(turned, count)
         kernel.outer(
             turned.size(0), count, N, _at(turned), d_gates.data_ptr() + 4 * first, width,
-            into.data_ptr() + 4 * row * into.size(1), *places, threads,
+            into.data_ptr() + 4 * row * into.size(1), *places, _at(waiting), threads,
         )  # fmt: skip
 
     if shared is None:

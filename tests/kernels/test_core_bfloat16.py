@@ -76,8 +76,8 @@ def test_whole_numbers_are_multiplied_exactly(rounded: core.Core, M: int, N: int
     c, waiting = filled(M, N), ops._waiting(a, N)
     rounded.product(M, N, K, a.data_ptr(), K, *map(ops._at, (b, c, waiting)), threads)
     assert torch.equal(c, product)
-    turned, sums = filled(N, M), filled(N)
-    rounded.outer(M, N, K, a.data_ptr(), b.data_ptr(), N, *map(ops._at, (turned, sums, None)), threads)
+    turned, sums, room = filled(N, M), filled(N), ops._waiting(a, N)
+    rounded.outer(M, N, K, a.data_ptr(), b.data_ptr(), N, *map(ops._at, (turned, sums, None, room)), threads)
     assert torch.equal(turned, product.t()) and torch.equal(sums, b.sum(0))
 
 
@@ -122,6 +122,7 @@ def test_losses_beyond_the_blocks(rounded: core.Core) -> None:
 def test_same_on_any_threads(rounded: core.Core) -> None:
     layer = LayerProblem("lstm", 37, 75, (41, 38, 9, 2, 1), padded=False, recurrent="rows")
     assert_same_on_any_threads(lambda: layer.results("core"))
+    assert_same_on_any_threads(lambda: LayerProblem("lstm", 37, 75, (45,) * 50).results("core"))
     assert_same_on_any_threads(lambda: LossProblem(100, 37, 2000).results("core"))
 
 

@@ -25,6 +25,12 @@ def test_agrees_beyond_the_blocks(instruction_set: str, cell: str, recurrent: st
     assert_layer_agreement(problem)
 
 
+# Of more than 2,048 rows the gradients of weights and biases are made in parts, of these in two.
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_agrees_beyond_a_part_of_the_rows(instruction_set: str, cell: str) -> None:
+    assert_layer_agreement(LayerProblem(cell, 70, 150, (54,) * 40))
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_agrees_over_many_steps(instruction_set: str, cell: str) -> None:
     problem = LayerProblem(cell, 5, 9, tuple(range(60, 0, -1)), padded=False, reverse=True)

@@ -33,6 +33,10 @@ def test_layer(instruction_set: str, cell: str, H: int, every: int | None) -> No
         assert_same_on_any_threads(lambda problem=problem: problem.results("core"))
 
 
+def test_layer_of_more_rows_than_a_part(instruction_set: str) -> None:
+    assert_same_on_any_threads(lambda: LayerProblem("lstm", 37, 75, (45,) * 50).results("core"))
+
+
 @pytest.mark.parametrize("group", [None, 7])
 @pytest.mark.parametrize("V", [5, 300, 2000])
 def test_softmax(instruction_set: str, V: int, group: int | None) -> None:

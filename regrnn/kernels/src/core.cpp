@@ -92,12 +92,21 @@ EXPORT void regrnn_transpose(int64_t R, int64_t C, const float* in, float* out, 
            [&](int id, int n, Barrier&) { transpose(id, n, in, R, C, C, nullptr, 1.f, out); });
 }
 
+constexpr long LARGE = 2048;  // rows of a batch from which on they are worked on in parts
+
 // c (N, M) = (turned (M, K) b (K, N; rows ldb apart))^T, and the column sums of b (N) into sums and sums2 unless null.
+// Scratch: waiting (ceil(N / NR) NR, M), used where K > LARGE.
 EXPORT void regrnn_outer(int64_t M, int64_t N, int64_t K, const float* turned, const float* b, int64_t ldb, float* c,
-                   float* sums, float* sums2, int64_t threads) {
+                         float* sums, float* sums2, float* waiting, int64_t threads) {
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
     Held held;
-    multiply(id, n, M, N, K, Rows{turned, K}, ByRows{b, ldb, N}, IntoColumns{c, M, N, sums, sums2}, held);
+    const Rows a{turned, K};
+    const ByRows rows{b, ldb, N};
+    const IntoColumns into{c, M, N, sums, sums2};
+    if (K > LARGE)
+      multiply_deep(id, n, M, N, K, a, rows, into, waiting, held);
+    else
+      multiply(id, n, M, N, K, a, rows, into, held);
   });
 }
 

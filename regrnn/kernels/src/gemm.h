@@ -67,7 +67,7 @@ struct IntoRows {
   float factor = 1.f;
 
   float weight(long) const { return 1.f; }
-  void sums(long, const float*) const {}
+  void sums(long, const float*, bool) const {}
   void operator()(long panel, long row0, long rows, const float* values) const {
     const long j = panel * NR, width = N - j;
     vf b0 = {}, b1 = {};
@@ -96,16 +96,40 @@ struct IntoColumns {
   float factor = 1.f;  // of the sums alone
 
   float weight(long k) const { return weights == nullptr ? factor : factor * weights[k]; }
-  void sums(long panel, const float* values) const {
+  void sums(long panel, const float* values, bool add) const {
     const long j = panel * NR, width = N - j < NR ? N - j : NR;
     for (float* out : {column_sums, column_sums2})
-      if (out != nullptr) std::memcpy(out + j, values, width * sizeof(float));
+      for (long i = 0; out != nullptr && i < width; i++) out[j + i] = add ? out[j + i] + values[i] : values[i];
   }
   void operator()(long panel, long row0, long rows, const float* values) const {
     if (c == nullptr) return;
     const long j = panel * NR, width = N - j < NR ? N - j : NR;
     turn(values, NR, rows, width, c + j * ld + row0, ld);
   }
+};
+
+// The weighted sums of a panel's columns over some of its rows, for a sink that wants them.
+template <class Sink>
+class Sums {
+ public:
+  // Rows [k0, k0 + n), which lie at p.
+  void add(const Sink& sink, const float* p, long k0, long n) {
+    for (long k = 0; k < n; k++) {
+      const vf w = splat(sink.weight(k0 + k));
+      sums_[0] += w * load(p + k * NR);
+      sums_[1] += w * load(p + k * NR + VL);
+    }
+  }
+  // `add`: to what the sink has.
+  void give(const Sink& sink, long panel, bool add) const {
+    float out[NR];
+    store(out, sums_[0]);
+    store(out + VL, sums_[1]);
+    sink.sums(panel, out, add);
+  }
+
+ private:
+  vf sums_[2] = {};
 };
 
 // out[c * rows + r] = factor[r] * in[r * ld + c], this thread's part of the columns.

@@ -18,7 +18,8 @@ constexpr long STEP_ROWS = 36;  // rows of a time step whose products are held a
 struct Held {};
 
 // C = A B. The sink is called as sink(panel, first_row, rows, values) with values[rows][NR] for every part of C, and as
-// sink.sums(panel, values[NR]) with the weighted column sums of B, sum over k of weight[k] B[k][j], if it wants them.
+// sink.sums(panel, values[NR], add) with the weighted column sums of B, sum over k of weight[k] B[k][j], if it wants them:
+// of all k, or of some and then of others, to be added.
 template <class Source, class Sink>
 void multiply(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink, Held&) {
   alignas(64) static thread_local float values[BLOCK_ROWS * NR];
@@ -30,17 +31,11 @@ void multiply(int id, int threads, long M, long N, long K, Rows a, const Source&
     long last = first + (part.end - at) < tiles ? first + (part.end - at) : tiles;
     if (last - first > BLOCK_TILES) last = first + BLOCK_TILES;
     const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
-    vf sums[2] = {};
+    Sums<Sink> sums;
     for (long k0 = 0; k0 < K; k0 += KB) {
       const long n = K - k0 < KB ? K - k0 : KB;
       const float* bk = b.pack(panel, k0, n, packed);
-      if (Sink::wants_sums && first == 0) {
-        for (long k = 0; k < n; k++) {
-          const vf w = splat(sink.weight(k0 + k));
-          sums[0] += w * load(bk + k * NR);
-          sums[1] += w * load(bk + k * NR + VL);
-        }
-      }
+      if (Sink::wants_sums && first == 0) sums.add(sink, bk, k0, n);
       const float* ak = a.p + k0 / NR * a.chunk;
       for (long i = first; i < last; i++) {
         const long r = tile_start(M, tiles, i), count = tile_start(M, tiles, i + 1) - r;
@@ -50,18 +45,13 @@ void multiply(int id, int threads, long M, long N, long K, Rows a, const Source&
     }
     if (K == 0) std::memset(values, 0, rows * NR * sizeof(float));
     sink(panel, row0, rows, values);
-    if (Sink::wants_sums && first == 0) {
-      float out[NR];
-      store(out, sums[0]);
-      store(out + VL, sums[1]);
-      sink.sums(panel, out);
-    }
+    if (Sink::wants_sums && first == 0) sums.give(sink, panel, false);
     at += last - first;
   }
 }
 
 // The same for large K, whose columns of A do not fit in a cache: the product is made for `deep` of them at a time, so that
-// A is read from memory once. The sums of C wait in `waiting`, (panels, M, NR). No column sums.
+// A is read from memory once. The sums of C wait in `waiting`, (panels, M, NR).
 template <class Source, class Sink>
 void multiply_deep(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink,
                    float* waiting, Held&) {
@@ -76,9 +66,11 @@ void multiply_deep(int id, int threads, long M, long N, long K, Rows a, const So
       const long last = std::min(first + (part.end - at), tiles);
       const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
       float* values = waiting + (panel * M + row0) * NR;
+      Sums<Sink> sums;
       for (long k0 = from; k0 < to; k0 += KB) {
         const long n = std::min(KB, to - k0);
         const float* bk = b.pack(panel, k0, n, packed);
+        if (Sink::wants_sums && first == 0) sums.add(sink, bk, k0, n);
         const float* ak = a.p + k0 / NR * a.chunk;
         for (long i = first; i < last; i++) {
           const long r = tile_start(M, tiles, i), count = tile_start(M, tiles, i + 1) - r;
@@ -86,6 +78,7 @@ void multiply_deep(int id, int threads, long M, long N, long K, Rows a, const So
                                  k0 > 0, nullptr);
         }
       }
+      if (Sink::wants_sums && first == 0) sums.give(sink, panel, from > 0);
       if (to == K) sink(panel, row0, rows, values);
       at += last - first;
     }

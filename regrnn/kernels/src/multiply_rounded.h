@@ -48,34 +48,18 @@ class Held {
 alignas(64) thread_local bf16 Held::place_[MOST_HELD];
 thread_local Held::What Held::now_ = {};
 
-// Rows [k0, k0 + n) of a panel, rounded.
-template <class Source>
-void round_part(const Source& b, long panel, long k0, long n, bf16* out) {
+// Rows [k0, k0 + n) of a panel, rounded; a sink gets the sums of its columns as they were, in float32.
+template <class Source, class Sink = IntoRows>
+void round_part(const Source& b, long panel, long k0, long n, bf16* out, const Sink* sink = nullptr) {
   alignas(64) static thread_local float packed[KB * NR];
+  Sums<Sink> sums;
   for (long k = 0; k < n; k += KB) {
     const long some = std::min(KB, n - k);
-    round_panel(b.pack(panel, k0 + k, some, packed), some, out + k * NR);
+    const float* from = b.pack(panel, k0 + k, some, packed);
+    round_panel(from, some, out + k * NR);
+    if (Sink::wants_sums && sink != nullptr) sums.add(*sink, from, k0 + k, some);
   }
-}
-
-// The weighted sums of a panel's columns as they were, in float32.
-template <class Source, class Sink>
-void column_sums(const Source& b, long panel, long K, const Sink& sink) {
-  alignas(64) static thread_local float packed[KB * NR];
-  vf sums[2] = {};
-  for (long k0 = 0; k0 < K; k0 += KB) {
-    const long n = std::min(KB, K - k0);
-    const float* bk = b.pack(panel, k0, n, packed);
-    for (long k = 0; k < n; k++) {
-      const vf w = splat(sink.weight(k0 + k));
-      sums[0] += w * load(bk + k * NR);
-      sums[1] += w * load(bk + k * NR + VL);
-    }
-  }
-  float out[NR];
-  store(out, sums[0]);
-  store(out + VL, sums[1]);
-  sink.sums(panel, out);
+  if (Sink::wants_sums && sink != nullptr) sums.give(*sink, panel, k0 > 0);
 }
 
 // As in multiply.h.
@@ -96,14 +80,16 @@ void multiply(int id, int threads, long M, long N, long K, Rows a, const Source&
       const long from = first * SIDE, rows = std::min(M, last * SIDE) - from;
       for (long k0 = 0; k0 < K; k0 += MOST_DEPTH) {
         const long n = std::min(MOST_DEPTH, K - k0), depth = squares(n);
-        round_part(b, panel, k0, n, rounded);
+        round_part(b, panel, k0, n, rounded, first == 0 ? &sink : nullptr);
         const bf16* ak = held.rows(a, row0, held_rows, k0, n) + (from - row0) * depth * SIDE;
         for (long r = 0; r < rows; r += SIDE, ak += depth * 2 * SQUARE)
           block(depth, ak, depth * SQUARE, std::min(SIDE, rows - r), rounded, values + r * NR, k0 > 0);
       }
-      if (K == 0) std::memset(values, 0, rows * NR * sizeof(float));
+      if (K == 0) {
+        std::memset(values, 0, rows * NR * sizeof(float));
+        round_part(b, panel, 0, 0, rounded, first == 0 ? &sink : nullptr);
+      }
       sink(panel, from, rows, values);
-      if (Sink::wants_sums && first == 0) column_sums(b, panel, K, sink);
     }
   }
 }
@@ -125,7 +111,7 @@ void multiply_deep(int id, int threads, long M, long N, long K, Rows a, const So
         if (first >= last) continue;
         const long from = first * SIDE, rows = std::min(M, last * SIDE) - from;
         float* values = waiting + (panel * M + from) * NR;
-        round_part(b, panel, k0, n, rounded);
+        round_part(b, panel, k0, n, rounded, first == 0 ? &sink : nullptr);
         const bf16* ak = held.rows(a, row0, held_rows, k0, n) + (from - row0) * depth * SIDE;
         for (long r = 0; r < rows; r += SIDE, ak += depth * 2 * SQUARE)
           block(depth, ak, depth * SQUARE, std::min(SIDE, rows - r), rounded, values + r * NR, k0 > 0);

@@ -267,7 +267,7 @@ void shared_weight_gradient(int id, int threads, const Shared& s, long columns, 
   const long one = s.K * NR, at_once = std::min(8L, std::max(1L, IN_CACHE / 3 / std::max(1L, one)));
   for (long p0 = part.begin; p0 < part.end; p0 += at_once) {
     const long p1 = std::min(p0 + at_once, part.end);
-    vf sums[8][2] = {};
+    Sums<IntoColumns> sums[8];
     std::memset(values, 0, (p1 - p0) * one * sizeof(float));
     for (long g = 0; g < s.groups; g++) {
       const long group_rows = s.first[g + 1] - s.first[g], count = s.count[g];
@@ -277,11 +277,7 @@ void shared_weight_gradient(int id, int threads, const Shared& s, long columns, 
         const float* a = x + s.first[g] * s.K + r0;
         for (long p = p0; p < p1; p++) {
           const float* bg = b.pack(p, row, rows, packed);
-          for (long r = 0; r < rows; r++) {
-            const vf w = splat(sink.weight(row + r));
-            sums[p - p0][0] += w * load(bg + r * NR);
-            sums[p - p0][1] += w * load(bg + r * NR + VL);
-          }
+          sums[p - p0].add(sink, bg, row, rows);
           float* c = values + (p - p0) * one;
           long i = 0;
           for (; i + 6 <= count; i += 6)
@@ -294,10 +290,7 @@ void shared_weight_gradient(int id, int threads, const Shared& s, long columns, 
     }
     for (long p = p0; p < p1; p++) {
       sink(p, 0, s.K, values + (p - p0) * one);
-      float out[NR];
-      store(out, sums[p - p0][0]);
-      store(out + VL, sums[p - p0][1]);
-      sink.sums(p, out);
+      sums[p - p0].give(sink, p, false);
     }
   }
 }

@@ -42,7 +42,7 @@ struct IntoLargest {
   float* most;  // [N][NR], this thread's
 
   float weight(long) const { return 1.f; }
-  void sums(long, const float*) const {}
+  void sums(long, const float*, bool) const {}
   void operator()(long panel, long row0, long rows, const float* values) const {
     const Offsets offsets(bias, panel * NR, V);
     for (long r = 0; r < rows; r++)
@@ -66,7 +66,7 @@ struct IntoExponentials {
   float* target_logits;    // [N]
 
   float weight(long) const { return 1.f; }
-  void sums(long, const float*) const {}
+  void sums(long, const float*, bool) const {}
   void operator()(long panel, long row0, long rows, const float* values) const {
     const long j = (first + panel) * NR;
     const Offsets offsets(bias, j, V);
@@ -203,7 +203,7 @@ struct IntoLogSum {
   float* target_logits;  // [N]
 
   float weight(long) const { return 1.f; }
-  void sums(long, const float*) const {}
+  void sums(long, const float*, bool) const {}
   void operator()(long panel, long row0, long rows, const float* values) const {
     const long j = panel * NR, width = V - j;
     float offsets[NR];

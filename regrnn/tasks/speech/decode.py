@@ -1,6 +1,6 @@
 """From distributions over states to phones: a median filter, or Viterbi with a phone bigram. Both run block by block.
 
-Shapes: T time (frames), S states (phones times parts), P phones.
+Shapes: T time (frames), S states (phones times parts), P phones, Q parts of a phone.
 """
 
 from collections.abc import Sequence
@@ -78,21 +78,13 @@ class Viterbi:
     def __init__(self, bigram: Sequence[Sequence[int]], parts: int, weight: float) -> None:
         counts = np.array(bigram, np.float64) + 1.0  # add-one: what was not seen is not impossible
         log_p = weight * np.log(counts / counts.sum(1, keepdims=True))
-        phones = counts.shape[1]
-        states = phones * parts
-        self.cost = np.full((states, states), -np.inf)
-        np.fill_diagonal(self.cost, 0.0)
-        first, last = np.arange(0, states, parts), np.arange(parts - 1, states, parts)
-        if parts > 1:
-            for part in range(parts - 1):
-                self.cost[first + part, first + part + 1] = 0.0
-            self.cost[np.ix_(last, first)] = log_p[:-1]
-        else:
-            change = log_p[:-1].copy()
-            np.fill_diagonal(change, 0.0)
-            self.cost = change
-        self.begin = np.full(states, -np.inf)
-        self.begin[first] = log_p[-1]
+        self.parts = parts
+        self.states = np.arange(counts.shape[1] * parts).reshape(-1, parts)
+        self.change_to = log_p[:-1].T.copy()  # (P, P): of the phone, from the phone before it
+        if parts == 1:
+            np.fill_diagonal(self.change_to, 0.0)
+        self.begin = np.full(self.states.size, -np.inf)
+        self.begin[self.states[:, 0]] = log_p[-1]
         self.score: NDArray[np.float64] | None = None
         self.back: list[Path] = []
         """Of each frame held but the first: the state before."""
@@ -100,19 +92,30 @@ class Viterbi:
     def push(self, log_p_TS: Array) -> Path:
         """The states that the frames so far determine."""
         given: list[Path] = []
-        states = np.arange(len(self.begin))
         for row in log_p_TS:
             if self.score is None:
                 self.score = self.begin + row
                 continue
-            paths = self.score[:, None] + self.cost
-            before = paths.argmax(0)
-            self.score = paths[before, states] + row
+            before, best = self._arrive(self.score.reshape(-1, self.parts))
+            self.score = best + row
             self.score -= self.score.max()  # so that no sum grows without end
             self.back.append(before)
             if len(self.back) % 256 == 0:
                 given.append(self._agreed())
         return np.concatenate(given) if given else np.zeros(0, np.int64)
+
+    def _arrive(self, score_PQ: NDArray[np.float64]) -> tuple[Path, NDArray[np.float64]]:
+        """The best state before each state, and the score of the path through it."""
+        paths_PP = self.change_to + score_PQ[:, -1]
+        phone = paths_PP.argmax(1)
+        changed = paths_PP[np.arange(len(phone)), phone]
+        if self.parts == 1:  # to stay is a change that costs nothing
+            return phone, changed
+        moved, origin = np.empty_like(score_PQ), self.states - 1
+        moved[:, 0], moved[:, 1:] = changed, score_PQ[:, :-1]
+        origin[:, 0] = (phone + 1) * self.parts - 1
+        before = np.where(moved > score_PQ, origin, self.states)
+        return before.ravel(), np.maximum(moved, score_PQ).ravel()
 
     def finish(self) -> Path:
         """The rest."""
