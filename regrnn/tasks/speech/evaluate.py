@@ -16,7 +16,7 @@ from regrnn.tasks.protocol import Evaluation
 from regrnn.tasks.speech.audio import Array
 from regrnn.tasks.speech.data import IGNORED, Inventory, Normalizer, Utterance, labels
 from regrnn.tasks.speech.decode import DecodingConfig, decoder, phone_error_rate, runs
-from regrnn.tasks.speech.model import AcousticModel, delayed, split_states, stack
+from regrnn.tasks.speech.model import AcousticModel, between, centres, delayed, split_states, stack
 
 TRAIN_UTTERANCES = 64
 """`train_` figures are taken on this many utterances of the training part, the first in its order."""
@@ -42,7 +42,7 @@ def log_probabilities(model: AcousticModel, frames: Sequence[Array]) -> list[Arr
     found = []
     for row, (x_TF, x_TI) in enumerate(zip(frames, steps, strict=True)):
         own = padded_TBS[config.delay : config.delay + len(x_TI), row].cpu().numpy()
-        found.append(np.repeat(own, config.subsample, axis=0)[: len(x_TF)])
+        found.append(between(own, centres(len(x_TF), config.subsample), range(len(x_TF))))
     return found
 
 

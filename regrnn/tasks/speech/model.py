@@ -29,7 +29,7 @@ class ModelConfig:
     context: int = 0
     """Frames to each side that are stacked upon each frame."""
     subsample: int = 1
-    """Only one frame of so many, the middle one, is read; its prediction holds for all of them."""
+    """Only one frame of so many, the middle one, is read; predictions for the others lie between those of two such."""
     delay: int = 0
     """Steps by which predictions come later than their frames, so that a forward LSTM hears what follows."""
     states: int = 1
@@ -62,6 +62,20 @@ def stack(x_TF: Array, context: int, subsample: int) -> Array:
 def centres(count: int, subsample: int) -> np.ndarray:
     """The frame that each step reads, of `count` frames."""
     return np.minimum(np.arange(0, count, subsample) + subsample // 2, count - 1)
+
+
+def between(log_p_US: Array, centres_U: np.ndarray, frames: range) -> Array:
+    """ln p at `frames` from that at the frames `centres_U`, which increase: p changes evenly from one to the next.
+
+    Before the first and after the last it stays.
+    """
+    at = np.interp(frames, centres_U, np.arange(len(centres_U)))
+    before = at.astype(int)
+    after = np.minimum(before + 1, len(centres_U) - 1)
+    with np.errstate(divide="ignore"):
+        share_T1 = np.log([1 - at + before, at - before])[..., None].astype(np.float32)
+    found: Array = np.logaddexp(log_p_US[before] + share_T1[0], log_p_US[after] + share_T1[1])
+    return found
 
 
 def delayed(x_TI: Array, delay: int) -> Array:

@@ -17,7 +17,7 @@ from regrnn.tasks.speech.alignments import Segment, to_json, to_lab, to_textgrid
 from regrnn.tasks.speech.audio import Array, Heard, frames
 from regrnn.tasks.speech.data import DataConfig, Inventory, add_deltas
 from regrnn.tasks.speech.decode import DecodingConfig, decoder, runs, to_segments
-from regrnn.tasks.speech.model import AcousticModel, State
+from regrnn.tasks.speech.model import AcousticModel, State, between, centres
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class TrainedAcousticModel:
         state: State = {}
         early = config.delay  # outputs still to be dropped: they are of no frame
         last: Array | None = None
-        held: Array | None = None  # the last step, whose group of frames may end with the recording
-        given = 0
+        held = np.zeros((0, 0), np.float32)  # steps that more frames are to be made from: the last two, or fewer
+        first = given = 0  # the step that held[0] is, and the next frame
 
         def run(x_TI: Array) -> Array:
             nonlocal state, early
@@ -130,18 +130,18 @@ class TrainedAcousticModel:
                 continue
             last = x_TI[-1:]
             steps = run(x_TI)
-            steps = steps if held is None else np.concatenate((held, steps))
-            held = steps[-1:] if len(steps) else held
-            given += max(0, len(steps) - 1) * config.subsample
-            yield np.repeat(steps[:-1], config.subsample, axis=0)
+            held = np.concatenate((held, steps)) if len(held) else steps
+            if (done := len(held) - 2) > 0:
+                # Which frame the last step is of is known when the recording ends: up to the one before it.
+                at = (np.arange(len(held)) + first) * config.subsample + config.subsample // 2
+                yield between(held, at, range(given, at[done] + 1))
+                held, first, given = held[done:], first + done, int(at[done]) + 1
         if last is None:
             return
-        rest = run(np.repeat(last, config.delay, axis=0)) if config.delay else last[:0]
-        if held is None:
-            steps = rest
-        else:
-            steps = np.concatenate((held, rest)) if len(rest) else held
-        yield np.repeat(steps, config.subsample, axis=0)[: count - given]
+        if config.delay:
+            rest = run(np.repeat(last, config.delay, axis=0))
+            held = np.concatenate((held, rest)) if len(held) else rest
+        yield between(held, centres(count, config.subsample)[first:], range(given, count))
 
     def _moments(self, path: Path) -> tuple[Array, Array]:
         """Mean and standard deviation of a recording's own features."""

@@ -15,7 +15,7 @@ from regrnn.tasks.speech.audio import FeatureConfig
 from regrnn.tasks.speech.data import IGNORED, DataConfig, labels
 from regrnn.tasks.speech.decode import DecodingConfig
 from regrnn.tasks.speech.evaluate import TRAIN_UTTERANCES, averaged, evaluate, log_probabilities
-from regrnn.tasks.speech.model import AcousticModel, ModelConfig, centres, delayed, split_states, stack
+from regrnn.tasks.speech.model import AcousticModel, ModelConfig, between, centres, delayed, split_states, stack
 from regrnn.tasks.speech.task import Batch, SpeechTask
 
 CPU = torch.device("cpu")
@@ -91,10 +91,21 @@ def test_packed_utterances_equal_one_by_one(settings: dict[str, Any]) -> None:
         steps = delayed(stack(x, config.context, config.subsample), config.delay)
         with torch.no_grad():
             h, _ = plain(torch.from_numpy(steps)[:, None])
-            log_p = torch.log_softmax(model.decoder(h[:, 0]), 1).numpy()[config.delay :]
-        expected = [log_p[t // config.subsample] for t in range(len(x))]
-        np.testing.assert_allclose(found, expected, atol=2e-5)
-        np.testing.assert_allclose(np.exp(found).sum(1), 1, atol=1e-5)
+            p = torch.softmax(model.decoder(h[:, 0]), 1).numpy()[config.delay :]
+        read = centres(len(x), config.subsample)
+        expected = [np.interp(range(len(x)), read, of_state) for of_state in p.T]
+        np.testing.assert_allclose(np.exp(found).T, expected, atol=2e-5)
+
+
+def test_frames_between_two_that_are_read() -> None:
+    """Probabilities change evenly, a certain one too, and stay at the ends."""
+    with np.errstate(divide="ignore"):
+        log_p = np.log(np.array([[1.0, 0.0], [0.2, 0.8], [0.0, 1.0]], np.float32))
+    found = np.exp(between(log_p, np.array([1, 4, 5]), range(7)))
+    np.testing.assert_allclose(found[:, 1], [0, 0, 0.8 / 3, 1.6 / 3, 0.8, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+    whole = np.log(np.array([[1e-30, 1.0], [0.5, 0.5]], np.float32))
+    assert (between(whole, np.arange(2), range(2)) == whole).all()  # nothing is between
 
 
 def test_a_delay_hears_so_many_steps_ahead() -> None:
