@@ -20,7 +20,7 @@ from regrnn.nn.regularization import as_regularization
 from regrnn.tasks.captioning.data import Corpus, DataConfig, build_vocabulary, read_corpus
 from regrnn.tasks.captioning.evaluate import DecodingConfig, evaluate, training_part
 from regrnn.tasks.captioning.model import CaptionModel, ModelConfig, State
-from regrnn.tasks.captioning.trained import TrainedCaptionModel
+from regrnn.tasks.captioning.trained import TrainedCaptionModel, require_one_vocabulary
 from regrnn.tasks.protocol import Evaluation, Figure, Loss
 
 
@@ -144,9 +144,8 @@ class CaptioningTask:
     def evaluate_trained(cls, members: Sequence[TrainedCaptionModel], data: str, split: str) -> Evaluation:
         """All figures on a part of `data`; the members' distributions are averaged at each word."""
         first = members[0]
+        require_one_vocabulary(members)
         for member in members[1:]:
-            if member.vocabulary.to_json() != first.vocabulary.to_json():
-                raise RegrnnError("the runs have different vocabularies; their predictions cannot be averaged")
             if member.data.lowercase != first.data.lowercase:
                 raise RegrnnError("only some of the runs are lower-cased; their predictions cannot be averaged")
         corpora: dict[DataConfig, Corpus] = {}

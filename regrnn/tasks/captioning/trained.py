@@ -47,33 +47,57 @@ class TrainedCaptionModel:
         self.model.to(device)
         return self
 
-    def caption(self, image: str | os.PathLike[str] | Any, *, beam: int | None = None) -> list[Caption]:
+    def caption(
+        self,
+        image: str | os.PathLike[str] | Any,
+        *,
+        beam: int | None = None,
+        average: "Sequence[TrainedCaptionModel]" = (),
+    ) -> list[Caption]:
         """The captions that beam search finds for a picture (a file or a PIL image), the best first.
 
-        `beam` hypotheses; the recipe's unless given. Raises RegrnnError for a file that is no picture and for a model
-        of vectors that were made elsewhere, ValueError for a beam below 1.
+        `beam` hypotheses; the recipe's unless given. `average`: further models with the same vocabulary; each word is
+        then searched by the mean of their distributions. Raises RegrnnError for a file that is no picture, for a model
+        of vectors that were made elsewhere and for different vocabularies, ValueError for a beam below 1.
         """
-        return self.caption_all([image], beam=beam)[0]
+        return self.caption_all([image], beam=beam, average=average)[0]
 
     def caption_all(
-        self, images: Sequence[str | os.PathLike[str] | Any], *, beam: int | None = None
+        self,
+        images: Sequence[str | os.PathLike[str] | Any],
+        *,
+        beam: int | None = None,
+        average: "Sequence[TrainedCaptionModel]" = (),
     ) -> list[list[Caption]]:
         """`caption` of several pictures at once."""
-        if beam is not None and beam < 1:
-            raise ValueError(f"beam must be at least 1, got {beam}")
-        return self.caption_vectors([self.vector(image) for image in images], beam=beam)
+        members = [self, *average]
+        require_one_vocabulary(members)
+        vectors: dict[str, list[Vector]] = {}
+        for member in members:
+            if member.data.features not in vectors:
+                vectors[member.data.features] = [member.vector(image) for image in images]
+        return self._describe([(member, vectors[member.data.features]) for member in members], beam)
 
     def caption_vectors(self, vectors: Sequence[Vector], *, beam: int | None = None) -> list[list[Caption]]:
         """Captions of images whose vectors are known."""
-        for vector in vectors:
-            self.check_size(vector)
+        return self._describe([(self, vectors)], beam)
+
+    def _describe(
+        self, members: Sequence[tuple["TrainedCaptionModel", Sequence[Vector]]], beam: int | None
+    ) -> list[list[Caption]]:
+        if beam is not None and beam < 1:
+            raise ValueError(f"beam must be at least 1, got {beam}")
+        for member, vectors in members:
+            for vector in vectors:
+                member.check_size(vector)
         decoding = self.decoding if beam is None else replace(self.decoding, beam=beam)
+        seen = [(member.model, vectors) for member, vectors in members]
         return [
             [
                 Caption(self.vocabulary.decode(one.tokens), one.log_probability, one.score, one.finished)
                 for one in hypotheses
             ]
-            for hypotheses in describe([(self.model, vectors)], self.vocabulary, decoding)
+            for hypotheses in describe(seen, self.vocabulary, decoding)
         ]
 
     def vector(self, image: str | os.PathLike[str] | Any) -> Vector:
@@ -95,3 +119,9 @@ class TrainedCaptionModel:
                 "use caption_vectors in Python, or train with --data.features efficientnet-lite0"
             )
         return make_encoder(self.data.features)
+
+
+def require_one_vocabulary(members: Sequence[TrainedCaptionModel]) -> None:
+    """Raise RegrnnError unless the members' distributions are over the same words, in the same order."""
+    if any(member.vocabulary.to_json() != members[0].vocabulary.to_json() for member in members[1:]):
+        raise RegrnnError("the runs have different vocabularies; their predictions cannot be averaged")

@@ -1,5 +1,6 @@
 """What can be done with a trained caption model from the command line; imports nothing heavy until it runs."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
@@ -19,6 +20,7 @@ def caption(
     beam: int | None = None,
     best: int = 1,
     html: Path | None = None,
+    average: "Sequence[TrainedCaptionModel]" = (),
     json: bool = False,
 ) -> None:
     """Describe pictures.
@@ -35,13 +37,15 @@ def caption(
         Captions to print of each picture, at most `--beam`.
     html
         Write a page with the pictures and their captions here.
+    average
+        Further runs with the same vocabulary: each word is chosen by the mean of their distributions.
     json
         Print an object a line on standard output.
     """
     if best < 1:
         raise ValueError(f"best must be at least 1, got {best}")
     images = [image, *more]
-    found = [captions[:best] for captions in trained.caption_all(images, beam=beam)]
+    found = [captions[:best] for captions in trained.caption_all(images, beam=beam, average=average)]
     if html is not None:
         from regrnn.tasks.captioning.page import write_page
 

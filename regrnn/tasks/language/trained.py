@@ -89,31 +89,42 @@ class TrainedLanguageModel:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def score(self, lines: str | Iterable[str], *, carry: bool = False) -> list[ScoredLine]:
+    def score(
+        self, lines: str | Iterable[str], *, carry: bool = False, average: Sequence[Self] = ()
+    ) -> list[ScoredLine]:
         """Log-probabilities of every token, word and line.
 
         Args:
             lines: one text, cut at its line ends, or lines, with or without their line ends.
             carry: read the lines as one running text; otherwise each begins anew, from a zero state and an `<eos>`.
+            average: other models of the same vocabulary; each token has the mean of all probabilities.
+
+        Raises:
+            RegrnnError: the models have different vocabularies.
         """
+        members = [self, *average]
+        require_one_vocabulary(members)
         if isinstance(lines, str):
             lines = lines.removesuffix("\n").split("\n") if lines else []
         lines = [line.removesuffix("\n").removesuffix("\r") for line in lines]
         encoded = [self.vocabulary.encode_line(line) for line in lines]
         scores: list[list[float]] = [[] for _ in lines]
         if carry and lines:
-            flat = self._score_rows([[token for ids in encoded for token in ids]])[0]
+            flat = _mean_scores(members, [[token for ids in encoded for token in ids]])[0]
             ends = list(itertools.accumulate(map(len, encoded)))
             scores = [flat[end - len(ids) : end] for end, ids in zip(ends, encoded, strict=True)]
         else:
             for rows in _batches([len(ids) for ids in encoded]):
-                for index, row in zip(rows, self._score_rows([encoded[index] for index in rows]), strict=True):
+                for index, row in zip(rows, _mean_scores(members, [encoded[index] for index in rows]), strict=True):
                     scores[index] = row
         return [self._scored_line(line, ids, row) for line, ids, row in zip(lines, encoded, scores, strict=True)]
 
     @torch.no_grad()
-    def _score_rows(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """ln p of each token of texts that each begin after an `<eos>`, side by side."""
+    def _score_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """ln p of each token of texts that each begin after an `<eos>`, side by side: (rows, longest) on the CPU.
+
+        What stands behind a row's end means nothing.
+        """
         longest = max(map(len, rows))
         # What stands behind a row's end cannot reach back to it.
         ids_TB = torch.full((longest + 1, len(rows)), self.vocabulary.eos_id)
@@ -130,8 +141,7 @@ class TrainedLanguageModel:
                 h_TBH.flatten(0, 1), self.model.decoder.weight, self.model.decoder.bias, y_TB.flatten()
             )
             windows.append(scores.view(y_TB.shape))
-        scores_BT = torch.cat(windows).T.tolist()
-        return [row[: len(ids)] for row, ids in zip(scores_BT, rows, strict=True)]
+        return torch.cat(windows).T.cpu()
 
     def _scored_line(self, line: str, ids: Sequence[int], scores: Sequence[float]) -> ScoredLine:
         vocabulary = self.vocabulary
@@ -328,6 +338,13 @@ def require_one_vocabulary(members: Sequence[TrainedLanguageModel]) -> None:
                 f"the runs have different vocabularies (number {number} of {len(members)} is the first that differs); "
                 "their predictions cannot be averaged"
             )
+
+
+def _mean_scores(members: Sequence[TrainedLanguageModel], rows: Sequence[Sequence[int]]) -> list[list[float]]:
+    """ln of the members' mean probability of each token of texts that each begin after an `<eos>`."""
+    scores_BT = torch.stack([member._score_rows(rows) for member in members])
+    mean_BT = scores_BT[0] if len(members) == 1 else torch.logsumexp(scores_BT, 0) - math.log(len(members))
+    return [row[: len(ids)] for row, ids in zip(mean_BT.tolist(), rows, strict=True)]
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

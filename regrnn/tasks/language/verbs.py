@@ -80,6 +80,7 @@ def score(
     *,
     by: Literal["token", "word", "line"] = "word",
     carry: bool = False,
+    average: "Sequence[TrainedLanguageModel]" = (),
     json: bool = False,
 ) -> None:
     """Say how probable each token, word or line of a text is: TSV on standard output.
@@ -96,6 +97,8 @@ def score(
         What each row is about.
     carry
         Read the file as one running text; otherwise every line begins anew.
+    average
+        Further runs with the same vocabulary: each token has the mean of all probabilities.
     json
         Print a JSON object for each line, with its tokens and its words.
     """
@@ -104,7 +107,7 @@ def score(
     lines = read_lines(file)
     if not lines:
         raise RegrnnError(f"{_name(file)}: empty, so there is nothing to score; give it a line of text")
-    scored = trained.score(lines, carry=carry)
+    scored = trained.score(lines, carry=carry, average=average)
     if json:
         for line in scored:
             print(dumps(_line_object(line), ensure_ascii=False))

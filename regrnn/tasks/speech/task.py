@@ -36,7 +36,7 @@ from regrnn.tasks.speech.data import (
 from regrnn.tasks.speech.decode import DecodingConfig
 from regrnn.tasks.speech.evaluate import TRAIN_UTTERANCES, Member, evaluate
 from regrnn.tasks.speech.model import AcousticModel, ModelConfig, State, centres, delayed, split_states, stack
-from regrnn.tasks.speech.trained import TrainedAcousticModel
+from regrnn.tasks.speech.trained import TrainedAcousticModel, require_same_frames
 
 
 @dataclass(frozen=True)
@@ -201,14 +201,10 @@ def member_parts(members: Sequence[TrainedAcousticModel], data: str, split: str)
     Raises RegrnnError for members whose distributions are of different things, or data that do not suit them.
     """
     first = members[0]
+    require_same_frames(members)
     parts: list[Member] = []
     corpora: dict[DataConfig, Corpus] = {}
     for member in members:
-        if member.inventory.phones != first.inventory.phones or member.model.config.states != first.model.config.states:
-            raise RegrnnError("the runs have different phones or states; their predictions cannot be averaged")
-        mine, others = member.data.features, first.data.features
-        if (mine.shift, mine.first_centre, mine.snip_edges) != (others.shift, others.first_centre, others.snip_edges):
-            raise RegrnnError("the runs have different frames; their predictions cannot be averaged")
         config = replace(member.data, path=data, split=first.data.split, batches="padded", batch_size=1, steps=1)
         if config not in corpora:
             corpora[config] = read_corpus(config, (split,) if config.normalize == "set" else SPLITS, (split,))

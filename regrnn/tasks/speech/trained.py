@@ -4,7 +4,7 @@ Shapes: T time (frames, or steps of a thinned model), I input, S states (phones 
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -71,21 +71,31 @@ class TrainedAcousticModel:
         self.model.to(device)
         return self
 
-    def transcribe(self, path: str | os.PathLike[str]) -> Transcription:
+    def transcribe(
+        self, path: str | os.PathLike[str], *, average: "Sequence[TrainedAcousticModel]" = ()
+    ) -> Transcription:
         """The phones of a recording of any sample rate and any number of channels (their mean is taken).
+
+        `average`: further models of the same phones and frames; their distributions are averaged with this one's at
+        each frame, and this one's phone bigram and smoothing are used.
 
         A forward model reads the file block by block in memory that does not grow with it, but for eight bytes a frame
         and what is returned; a bidirectional one holds its frames. A model normalised by speaker takes the file for a
         speaker's, and reads it twice.
 
-        Raises RegrnnError for a file that is no audio, has no samples, or is too short for a frame.
+        Raises RegrnnError for a file that is no audio, has no samples, or is too short for a frame, and for models that
+        cannot be averaged.
         """
-        if not self.recordings:
+        members = [self, *average]
+        require_same_frames(members)
+        if not all(member.recordings for member in members):
             raise RegrnnError("the run was trained on Kaldi's features, which cannot be made from a recording here")
         heard = Heard()
+        streams = [member._log_probabilities(Path(path), Heard()) for member in average]
         parts = self.model.config.states
         smooth = decoder(self.decoding, self.inventory.bigram, parts)
-        pieces = [smooth.push(log_p_TS) for log_p_TS in self._log_probabilities(Path(path), heard)]
+        stream = mean([self._log_probabilities(Path(path), heard), *streams])
+        pieces = [smooth.push(log_p_TS) for log_p_TS in stream]
         pieces.append(smooth.finish())
         states = np.concatenate(pieces)
         if not len(states):
@@ -154,6 +164,35 @@ class TrainedAcousticModel:
         deviation = np.sqrt(np.maximum(0.0, squares / max(1, count) - mean * mean))
         deviation[deviation < 1e-5 * np.maximum(1.0, np.abs(mean))] = 1.0
         return mean.astype(np.float32), deviation.astype(np.float32)
+
+
+def require_same_frames(members: Sequence[TrainedAcousticModel]) -> None:
+    """Raise RegrnnError unless the members' distributions are over the same states, at the same times."""
+    first = members[0]
+    for member in members[1:]:
+        if member.inventory.phones != first.inventory.phones or member.model.config.states != first.model.config.states:
+            raise RegrnnError("the runs have different phones or states; their predictions cannot be averaged")
+        mine, others = member.data.features, first.data.features
+        if (mine.shift, mine.first_centre, mine.snip_edges) != (others.shift, others.first_centre, others.snip_edges):
+            raise RegrnnError("the runs have different frames; their predictions cannot be averaged")
+
+
+def mean(streams: Sequence[Iterator[Array]]) -> Iterator[Array]:
+    """ln of the mean of the streams' distributions, of as many frames at a time as all of them have given."""
+    if len(streams) == 1:
+        yield from streams[0]
+        return
+    held = [np.zeros((0, 0), np.float32)] * len(streams)
+    while True:
+        for index, stream in enumerate(streams):
+            while not len(held[index]):
+                block = next(stream, None)
+                if block is None:
+                    return
+                held[index] = block
+        ready = min(map(len, held))
+        yield np.logaddexp.reduce([block[:ready] for block in held]) - np.float32(np.log(len(held)))
+        held = [block[ready:] for block in held]
 
 
 def prepared(

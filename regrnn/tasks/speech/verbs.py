@@ -1,6 +1,7 @@
 """What can be done with a trained acoustic model from the command line; imports nothing heavy until it runs."""
 
 import sys
+from collections.abc import Sequence
 from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,7 @@ def transcribe(
     *more: Path,
     format: Literal["lab", "textgrid", "json"] = "lab",
     out: Path | None = None,
+    average: "Sequence[TrainedAcousticModel]" = (),
     json: bool = False,
 ) -> None:
     """Write the phones of recordings and their times.
@@ -34,6 +36,8 @@ def transcribe(
         `lab` (END 125 PHONE, as festvox), `textgrid` (Praat) or `json`.
     out
         A folder for the files NAME.lab, NAME.TextGrid or NAME.json; standard output unless given.
+    average
+        Further runs with the same phones: their distributions are averaged at each frame.
     json
         Print an object a line, for each file, on standard output.
     """
@@ -50,7 +54,7 @@ def transcribe(
                 f"{target} is there, beside the recording, and may be its alignment; give another --out, or move it"
             )
     for path, target in zip(files, targets, strict=True):
-        found = trained.transcribe(path)
+        found = trained.transcribe(path, average=average)
         if found.clipped:
             print(f"regrnn: note: {path} is clipped; its phones may suffer", file=sys.stderr)
         record = dumps({"file": str(path), **loads(found.to_json())}, ensure_ascii=False) + "\n"

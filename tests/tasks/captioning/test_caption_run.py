@@ -15,6 +15,7 @@ from PIL import Image
 import regrnn
 from regrnn.cli.main import run
 from regrnn.errors import RegrnnError
+from regrnn.tasks.captioning.evaluate import log_probabilities
 from regrnn.training.recipe import read_recipe, recipe_from_dict
 
 pytestmark = pytest.mark.usefixtures("colour_encoder")
@@ -73,13 +74,26 @@ def test_an_average_lies_between_its_members(
         assert run(["evaluate", *map(str, runs), "--json"]) == 0
         perplexity.append(json.loads(capsys.readouterr().out)["figures"]["perplexity"])
     assert perplexity[2] < sum(perplexity[:2]) / 2
+    models = [regrnn.load(caption_run), regrnn.load(other)]
+    picture = tmp_path / "one.png"
+    Image.new("RGB", (5, 9), COLOURS["green"]).save(picture)
+    assert run(["caption", str(caption_run), str(picture), "--average", str(other), "--json"]) == 0
+    [said] = json.loads(capsys.readouterr().out)["captions"]
+    [best, *_] = models[0].caption(picture, average=models[1:])
+    assert (said["text"], said["log_probability"]) == (best.text, pytest.approx(best.log_probability))
+    seeing = [(model.model, [model.vector(picture)]) for model in models]
+    ids = models[0].vocabulary.encode_line(best.text)
+    [log_p] = log_probabilities(seeing, [0], [ids], models[0].vocabulary.eos_id)
+    assert log_p.sum() == pytest.approx(best.log_probability, rel=1e-4)
+    assert best.log_probability != pytest.approx(models[0].caption(picture)[0].log_probability, rel=1e-3)
     floor = tmp_path / "floor"
     assert train(pictures, floor, training__epochs="1", data__min_frequency="13") == 1
     assert "vocabulary" in capsys.readouterr().err
     assert train(pictures, floor, training__epochs="1", data__lowercase="false") == 0
     capsys.readouterr()
-    assert run(["evaluate", str(caption_run), str(floor)]) == 1
-    assert "the runs have different vocabularies" in capsys.readouterr().err
+    for command in (["evaluate", caption_run, floor], ["caption", caption_run, picture, "--average", floor]):
+        assert run([str(part) for part in command]) == 1
+        assert "the runs have different vocabularies" in capsys.readouterr().err
 
 
 def test_captions_of_pictures(caption_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

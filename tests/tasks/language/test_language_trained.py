@@ -64,6 +64,17 @@ def test_scores_add_up_to_the_probability_of_the_text(drawn: Drawn, kind: str, c
         assert line.surprisal == pytest.approx(-line.log_probability / math.log(2))
 
 
+@pytest.mark.parametrize("carry", [False, True])
+def test_several_models_score_by_their_mean_probability(drawn: Drawn, carry: bool) -> None:
+    members = [drawn("word", seed=seed, hidden_size=size) for seed, size in ((1, 12), (2, 7), (3, 9))]
+    alone = [[s for line in member.score(LINES, carry=carry) for s in of_tokens(line)] for member in members]
+    expected = [math.log(sum(map(math.exp, scores)) / 3) for scores in zip(*alone, strict=True)]
+    scored = members[0].score(LINES, carry=carry, average=members[1:])
+    assert [s for line in scored for s in of_tokens(line)] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(RegrnnError, match="the runs have different vocabularies"):
+        members[0].score(LINES, average=[drawn("separate")])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_are_the_sums_of_their_tokens(drawn: Drawn, kind: str) -> None:
     trained = drawn(kind)

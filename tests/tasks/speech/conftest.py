@@ -41,9 +41,10 @@ def drawn() -> Callable[..., TrainedAcousticModel]:
         deltas: int = 1,
         normalize: Any = "set",
         decoding: DecodingConfig = PLAIN,
+        seed: int = 3,
         **settings: Any,
     ) -> TrainedAcousticModel:
-        torch.manual_seed(3)
+        torch.manual_seed(seed)
         draw = np.random.default_rng(3)
         size = features.size * (deltas + 1)
         phones = ["a", "i", "o", "pau"]

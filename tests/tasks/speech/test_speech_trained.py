@@ -67,6 +67,22 @@ def test_blocks_give_what_the_whole_file_gives(
     np.testing.assert_allclose(np.concatenate(blocks), expected, atol=5e-4)
 
 
+def test_several_models_transcribe_by_their_mean_probability(drawn: Drawn, long_file: Path) -> None:
+    """Models that look so far ahead, and give their frames in such blocks, that no two of them agree in that."""
+    settings = [{"delay": 4}, {"context": 3, "subsample": 2, "seed": 4}, {"bidirectional": True, "seed": 5}]
+    members = [drawn(**one) for one in settings]
+    log_p = [whole(member, long_file) for member in members]
+    mean = np.log(np.mean(np.exp(log_p), axis=0))
+    smooth = decoder(members[0].decoding, members[0].inventory.bigram, 1)
+    path = np.concatenate((smooth.push(mean), smooth.finish()))
+    features, phones = members[0].data.features, members[0].inventory.phones
+    found = members[0].transcribe(long_file, average=members[1:])
+    assert found.segments == to_segments(runs(path, 1), phones, features, found.duration)
+    assert found.segments != members[0].transcribe(long_file).segments
+    with pytest.raises(RegrnnError, match="the runs have different phones or states"):
+        members[0].transcribe(long_file, average=[drawn(states=2)])
+
+
 @pytest.mark.parametrize("samples", [1, 100, 240, 241, 500, 1300])
 @pytest.mark.parametrize("settings", SETTINGS[:6], ids=lambda s: "-".join(s) or "plain")
 def test_files_of_a_few_frames(settings: dict[str, Any], samples: int, drawn: Drawn, tmp_path: Path) -> None:
