@@ -173,7 +173,7 @@ def run_training(
         finally:
             progress.clear()
         keep_files(out / "predictions", outcome.evaluations)
-        entry = result_entry(recipe, seed, outcome, task.regularization, task.fingerprint)
+        entry = result_entry(recipe, seed, outcome, task.regularization, task.fingerprint, where)
         write_json(run.result, entry)
         write_pages(running=False)
     return entry

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from regrnn.errors import Interrupted, RegrnnError
+from regrnn.kernels.core import choose, choose_bfloat16
 from regrnn.tasks.protocol import Evaluation, State, Task
 from regrnn.training.checkpoint import (
     Snapshot,
@@ -86,6 +87,12 @@ def matmul_precision(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def precision_on(device: torch.device, precision: str) -> str:
+    """What `precision` comes to on a device: the highest where the core computes on a processor without bfloat16."""
+    on_core = device.type == "cpu" and choose().core is not None
+    return "highest" if on_core and choose_bfloat16().core is None else precision
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

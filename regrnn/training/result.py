@@ -16,14 +16,14 @@ from regrnn._version import __version__
 from regrnn.errors import RegrnnError
 from regrnn.tasks.protocol import Evaluation
 from regrnn.training.files import read_json, read_text, write_json, write_text
-from regrnn.training.loop import Outcome
+from regrnn.training.loop import Outcome, precision_on
 from regrnn.training.recipe import Recipe, changes
 
 
 def result_entry(
-    recipe: Recipe, seed: int, outcome: Outcome, regularization: str, data: Mapping[str, str]
+    recipe: Recipe, seed: int, outcome: Outcome, regularization: str, data: Mapping[str, str], device: torch.device
 ) -> dict[str, Any]:
-    """One run in the form that `regrnn reproduce` and the docs' tables read."""
+    """One run, on `device`, in the form that `regrnn reproduce` and the docs' tables read."""
     test = outcome.evaluations["test"]
     return {
         "recipe": recipe.name,
@@ -32,7 +32,7 @@ def result_entry(
         "members": 1,
         "regularization": regularization,
         **_changes(changes(recipe.name, recipe.to_dict())),
-        **_precision(recipe.training.matmul_precision),
+        **_precision(precision_on(device, recipe.training.matmul_precision)),
         "complete": True,
         "epochs": outcome.position.epoch - (not outcome.stopped_early),
         "best_epoch": outcome.position.best_epoch,

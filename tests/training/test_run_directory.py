@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from noisy import NoisyConfig, NoisyTask, Silent, Tiny, contents, noisy_recipe, train
 
 from regrnn.cli.main import run as regrnn
@@ -345,7 +346,7 @@ def test_early_stopping_counts_the_epochs_that_were_trained(tmp_path: Path) -> N
     for valid, patience, epochs in [((3.0, 4.0, 5.0), 2, 3), ((3.0, 4.0, 5.0, 6.0), 2, 3), ((3.0, 2.0), None, 2)]:
         recipe = noisy_recipe(epochs=len(valid), patience=patience)
         outcome = train(NoisyTask(valid), recipe, tmp_path / f"{len(valid)}")
-        assert result.result_entry(recipe, 1, outcome, "none", DATA)["epochs"] == epochs
+        assert result.result_entry(recipe, 1, outcome, "none", DATA, torch.device("cpu"))["epochs"] == epochs
 
 
 def test_the_commit_is_that_of_this_source_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
