@@ -92,7 +92,7 @@ EXPORT void regrnn_transpose(int64_t R, int64_t C, const float* in, float* out, 
            [&](int id, int n, Barrier&) { transpose(id, n, in, R, C, C, nullptr, 1.f, out); });
 }
 
-constexpr long LARGE = 2048;  // rows of a batch from which on they are worked on in parts
+constexpr long LARGE = 2048;  // more rows of a batch than these are worked on in parts
 
 // c (N, M) = (turned (M, K) b (K, N; rows ldb apart))^T, and the column sums of b (N) into sums and sums2 unless null.
 // Scratch: waiting (ceil(N / NR) NR, M), used where K > LARGE.

@@ -94,7 +94,7 @@ class TrainedAcousticModel:
         streams = [member._log_probabilities(Path(path), Heard()) for member in average]
         parts = self.model.config.states
         smooth = decoder(self.decoding, self.inventory.bigram, parts)
-        stream = mean([self._log_probabilities(Path(path), heard), *streams])
+        stream = mean_of([self._log_probabilities(Path(path), heard), *streams])
         pieces = [smooth.push(log_p_TS) for log_p_TS in stream]
         pieces.append(smooth.finish())
         states = np.concatenate(pieces)
@@ -177,7 +177,7 @@ def require_same_frames(members: Sequence[TrainedAcousticModel]) -> None:
             raise RegrnnError("the runs have different frames; their predictions cannot be averaged")
 
 
-def mean(streams: Sequence[Iterator[Array]]) -> Iterator[Array]:
+def mean_of(streams: Sequence[Iterator[Array]]) -> Iterator[Array]:
     """ln of the mean of the streams' distributions, of as many frames at a time as all of them have given."""
     if len(streams) == 1:
         yield from streams[0]
