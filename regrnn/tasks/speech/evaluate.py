@@ -15,7 +15,7 @@ from regrnn.data.buckets import pad
 from regrnn.tasks.protocol import Evaluation
 from regrnn.tasks.speech.audio import Array
 from regrnn.tasks.speech.data import IGNORED, Inventory, Normalizer, Utterance, labels
-from regrnn.tasks.speech.decode import DecodingConfig, decoder, phone_error_rate, runs
+from regrnn.tasks.speech.decode import DecodingConfig, phone_error_rate, runs, whole_paths
 from regrnn.tasks.speech.model import AcousticModel, between, centres, delayed, split_states, stack
 
 TRAIN_UTTERANCES = 64
@@ -50,15 +50,15 @@ Member = tuple[AcousticModel, Normalizer, Sequence[Utterance]]
 """A model with the utterances as it needs them."""
 
 
-def averaged(members: Sequence[Member]) -> Iterator[tuple[Utterance, Array]]:
-    """Each utterance with ln of the members' mean distribution at each frame, (T, S)."""
+def averaged(members: Sequence[Member]) -> Iterator[tuple[Sequence[Utterance], list[Array]]]:
+    """Some utterances at a time, with ln of the members' mean distribution at each frame, (T, S)."""
     for start in range(0, len(members[0][2]), AT_ONCE):
         rows = []
         for model, normalize, utterances in members:
             part = utterances[start : start + AT_ONCE]
             rows.append(log_probabilities(model, [normalize(utterance) for utterance in part]))
-        for utterance, *log_ps in zip(members[0][2][start : start + AT_ONCE], *rows, strict=True):
-            yield utterance, np.logaddexp.reduce(np.stack(log_ps), axis=0) - math.log(len(log_ps))
+        means = [np.logaddexp.reduce(np.stack(own), axis=0) - math.log(len(own)) for own in zip(*rows, strict=True)]
+        yield members[0][2][start : start + AT_ONCE], means
 
 
 def phone_log_probabilities(log_p_TS: Array, parts: int) -> Array:
@@ -85,20 +85,20 @@ def evaluate(
     table_PP = np.zeros((len(inventory.phones), len(inventory.phones)), np.int64)
     references: list[list[str]] = []
     found: list[list[str]] = []
-    for utterance, log_p_TS in averaged(members):
-        truth_T = labels(utterance, inventory)
-        counted_T = truth_T != IGNORED
-        guess_T = phone_log_probabilities(log_p_TS, parts).argmax(1)
-        right += int((guess_T == truth_T)[counted_T].sum())
-        right_states += int((log_p_TS.argmax(1) == split_states(truth_T, parts))[counted_T].sum())
-        predictions += int(counted_T.sum())
-        known_T = truth_T >= 0
-        np.add.at(table_PP, (truth_T[known_T], guess_T[known_T]), 1)
-        decoding_ = decoder(decoding, inventory.bigram, parts)
-        path = np.concatenate((decoding_.push(log_p_TS), decoding_.finish()))
-        references.append(utterance.sequence)
-        spoken = [phone for phone, first, end in runs(path, parts) if counted_T[first:end].any()]
-        found.append([inventory.phones[phone] for phone in spoken])
+    for utterances, log_ps_TS in averaged(members):
+        paths = whole_paths(decoding, inventory.bigram, parts, log_ps_TS)
+        for utterance, log_p_TS, path in zip(utterances, log_ps_TS, paths, strict=True):
+            truth_T = labels(utterance, inventory)
+            counted_T = truth_T != IGNORED
+            guess_T = phone_log_probabilities(log_p_TS, parts).argmax(1)
+            right += int((guess_T == truth_T)[counted_T].sum())
+            right_states += int((log_p_TS.argmax(1) == split_states(truth_T, parts))[counted_T].sum())
+            predictions += int(counted_T.sum())
+            known_T = truth_T >= 0
+            np.add.at(table_PP, (truth_T[known_T], guess_T[known_T]), 1)
+            references.append(utterance.sequence)
+            spoken = [phone for phone, first, end in runs(path, parts) if counted_T[first:end].any()]
+            found.append([inventory.phones[phone] for phone in spoken])
     figures = {
         "frame_accuracy": 100.0 * right / predictions,
         "phone_error_rate": phone_error_rate(references, found),

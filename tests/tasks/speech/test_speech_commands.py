@@ -421,7 +421,7 @@ def test_a_phone_found_where_nothing_is_labelled_does_not_count(
     one = Utterance("u", "", "u.wav", x_TF, truth, ["a", "o"], clipped=False, checksum="", heard="")
     log_p_TS = np.full((60, len(phones)), -20.0, np.float32)
     log_p_TS[np.arange(60), [phones.index(phone) for phone in heard]] = 0.0
-    monkeypatch.setattr("regrnn.tasks.speech.evaluate.averaged", lambda members: [(one, log_p_TS)])
+    monkeypatch.setattr("regrnn.tasks.speech.evaluate.averaged", lambda members: [([one], [log_p_TS])])
     found = evaluate([(trained.model, None, [one])], trained.inventory, trained.decoding)
     assert found.figures["frame_accuracy"] == 100 and found.figures["phone_error_rate"] == 0
     one.phones[20:40] = ["i"] * 20

@@ -84,6 +84,17 @@ def test_viterbi_in_blocks_equals_the_whole(cuts: list[int], seed: int, parts: i
     assert len(whole) == 2000
 
 
+@settings(max_examples=20)
+@given(st.lists(st.integers(0, 400), max_size=6), st.integers(0, 10), st.sampled_from([1, 3]))
+def test_viterbi_of_utterances_side_by_side(lengths: list[int], seed: int, parts: int) -> None:
+    """Each gets the path that it gets by itself, whatever lies beside it."""
+    log_ps, bigram = [noise(length, 6, seed + k) for k, length in enumerate(lengths)], counts(6 // parts, seed)
+    found = Viterbi(bigram, parts, 1.0).whole(log_ps)
+    assert len(found) == len(lengths)
+    for log_p, path in zip(log_ps, found, strict=True):
+        assert path.tolist() == search(log_p, Viterbi(bigram, parts, 1.0), []).tolist()
+
+
 def test_viterbi_gives_out_what_is_settled_and_forgets_it() -> None:
     log_p, bigram = noise(5000, 4, 0), counts(4, 0)
     made = Viterbi(bigram, 1, 1.0)

@@ -338,7 +338,7 @@ def test_members_are_averaged_at_each_frame(tones: Path, monkeypatch: pytest.Mon
     ]
     for at_once in (16, 3):
         monkeypatch.setattr("regrnn.tasks.speech.evaluate.AT_ONCE", at_once)
-        found = list(averaged(members))
+        found = [pair for some, means in averaged(members) for pair in zip(some, means, strict=True)]
         assert [u.name for u, _ in found] == [u.name for u in utterances]
         for (_, log_p), p in zip(found, expected, strict=True):
             np.testing.assert_allclose(np.exp(log_p), p, atol=1e-6)
