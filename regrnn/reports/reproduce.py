@@ -246,8 +246,9 @@ def cells(measured: Measured, table: Table) -> list[str]:
     """A row as text, a cell for each of `header`."""
     row = measured.row
     results = measured.shown
-    paper = [_published(row.paper[figure]) if figure in row.paper else "–" for figure in table.columns]
-    here = [_value(measured, figure, first=not index) for index, figure in enumerate(table.columns)]
+    figures = [row.figure(column) for column in table.columns]
+    paper = [_published(row.paper[figure]) if figure in row.paper else "–" for figure in figures]
+    here = [_value(measured, figure, first=not index) for index, figure in enumerate(figures)]
     if not results:
         return [row.label, *paper, *here, *("–",) * 5]
     predictions = _several(f"{p:,.0f}" for r in results if (p := r.number("predictions")) is not None)

@@ -92,9 +92,10 @@ def test_the_papers_figures() -> None:
     assert [(*row.paper.values(),) for row in TABLES["table3"].rows[:2]] == [(5.8, 25.9), (5.0, 29.03)]
     assert [(*row.paper.values(),) for row in TABLES["table4"].rows[:3]] == [(23.5,), (24.3,), (24.4,)]
     for table in TABLES.values():
+        shown = [tuple(map(row.figure, table.columns)) for row in table.rows]
         keys = [(row.recipe, row.regularization, row.members, row.evaluation) for row in table.rows]
-        assert len(keys) == len(set(keys))
-        assert all(set(row.paper) <= set(table.columns) for row in table.rows)
+        assert len(keys) == len(set(zip(keys, shown, strict=True)))
+        assert all(set(row.paper) <= set(names) for row, names in zip(table.rows, shown, strict=True))
 
 
 def test_several_seeds_have_a_mean_and_a_deviation(measured: Callable[..., Reproduction]) -> None:
