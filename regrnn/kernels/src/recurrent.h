@@ -42,7 +42,7 @@ struct Share {
   bool packs(long p) const { return p * threads >= panels * id; }
 };
 
-inline int gates_of(int cell) { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
+constexpr int gates_of(int cell) { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
 
 // The step of VL units from j of one row; u is their recurrent product, one gate `gate_stride` after the other.
 template <int cell>
@@ -84,6 +84,17 @@ REGRNN_INLINE void forward_unit(const Layer& l, const Steps& steps, long s, long
   if (last) store_some(l.h_n + b * H + j, h, width);
 }
 
+// Asks for the gates of units [p NR, p NR + NR) of `rows` rows of step s from b0 on: `forward_unit` adds to them, and they
+// come from memory, which takes as long as their product.
+template <int cell>
+REGRNN_INLINE void ask_for_gates(const Layer& l, const Steps& steps, long s, long b0, long rows, long p) {
+  constexpr int Q = gates_of(cell);
+  const float* g = l.gates + (steps.start(s) + b0) * Q * l.H + p * NR;
+  for (long r = 0; r < rows; r++)
+    for (int q = 0; q < Q; q++, g += l.H)
+      for (long j = 0; j < NR; j += 16) __builtin_prefetch(g + j, 1);
+}
+
 // Copies the units of one panel, from j, of a row of states into what step s multiplies, through its mask.
 inline void enter(const Layer& l, const Steps& steps, long s, long b, const float* state, long j) {
   float* out = l.entering + (steps.start(s) + b) * l.H;
@@ -120,6 +131,7 @@ void forward_cell(const Layer& l) {
         const long end = share.end_row(p, size);
         for (long b0 = share.begin_row(p, size); b0 < end; b0 += STEP_ROWS) {
           const long rows = std::min(STEP_ROWS, end - b0);
+          ask_for_gates<cell>(l, steps, s, b0, rows, p);
           products(held, l.packed + p * panel, Q, H, rows, l.entering + (steps.start(s) + b0) * H, H, u, after);
           for (long r = 0; r < rows; r++) {
             for (long v = 0; v < NR && p * NR + v < H; v += VL)
@@ -170,6 +182,25 @@ REGRNN_INLINE void backward_unit(const Layer& l, const Steps& steps, long s, lon
   }
 }
 
+// Asks for units [p NR, p NR + NR) of `rows` rows of states from `row` on.
+REGRNN_INLINE void ask_for_states(const Layer& l, const float* states, long row, long rows, long p) {
+  const float* from = states + row * l.H + p * NR;
+  for (long r = 0; r < rows; r++, from += l.H)
+    for (long j = 0; j < NR; j += 16) __builtin_prefetch(from + j);
+}
+
+// Asks for what `backward_unit` needs of those units and rows; c[t] of an LSTM was needed by the step before.
+template <int cell>
+REGRNN_INLINE void ask_for_step(const Layer& l, const Steps& steps, long s, long b0, long rows, long p) {
+  const long row = steps.start(s) + b0, begun = std::min(rows, steps.size(s - 1) - b0);
+  if (cell == LSTM || cell == GRU) ask_for_gates<cell>(l, steps, s, b0, rows, p);
+  ask_for_states(l, l.d_h, row, rows, p);
+  if (cell == GRU) ask_for_states(l, l.c, row, rows, p);
+  if (cell != LSTM && cell != GRU) ask_for_states(l, l.h, row, rows, p);
+  if (cell == LSTM && begun > 0) ask_for_states(l, l.c, steps.start(s - 1) + b0, begun, p);
+  if (cell == GRU && begun > 0) ask_for_states(l, l.h, steps.start(s - 1) + b0, begun, p);
+}
+
 template <int cell>
 void backward_cell(const Layer& l) {
   const Steps steps{l};
@@ -218,6 +249,7 @@ void backward_cell(const Layer& l) {
         for (long b0 = share.begin_row(p, most); b0 < end; b0 += STEP_ROWS) {
           const long rows = std::min(STEP_ROWS, end - b0);
           const long with = std::min(std::max(sent - b0, 0L), rows);
+          if (b0 < size) ask_for_step<cell>(l, steps, s, b0, std::min(rows, size - b0), p);
           if (with > 0) leaving(s + 1, p, b0, with);
           for (long r = 0; r < rows; r++)
             for (long v = 0; v < NR; v += VL) {
