@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from json import loads
 from pathlib import Path
@@ -164,19 +164,27 @@ def reproduce(table: Table, results: Iterable[Result]) -> Reproduction:
     return Reproduction(table, rows, [*notes, *_remarks(rows)])
 
 
+def _once(rows: Sequence[Measured], results: Callable[[Measured], Sequence[Result]]) -> Iterator[tuple[str, Result]]:
+    """Each of the rows' results with the label of the first row it stands in."""
+    seen: set[int] = set()
+    for measured in rows:
+        for result in results(measured):
+            if id(result) not in seen:
+                seen.add(id(result))
+                yield measured.row.label, result
+
+
 def _remarks(rows: Sequence[Measured]) -> Iterator[str]:
-    for measured in rows:
-        for result in measured.begun:
-            yield (
-                f"not complete: {measured.row.label}, seed {result.entry.get('seed')}, {_epochs([result])} epochs; "
-                "figures are of its best epoch so far"
-            )
+    for label, result in _once(rows, lambda measured: measured.begun):
+        yield (
+            f"not complete: {label}, seed {result.entry.get('seed')}, {_epochs([result])} epochs; "
+            "figures are of its best epoch so far"
+        )
     rounded: dict[str, list[str]] = {}
-    for measured in rows:
-        for result in measured.shown:
-            if result.entry.get("matmul_precision", "highest") != "highest":
-                seeds = result.entry.get("seeds", [result.entry.get("seed")])
-                rounded.setdefault(measured.row.label, []).extend(map(str, seeds))
+    for label, result in _once(rows, lambda measured: measured.shown):
+        if result.entry.get("matmul_precision", "highest") != "highest":
+            seeds = result.entry.get("seeds", [result.entry.get("seed")])
+            rounded.setdefault(label, []).extend(map(str, seeds))
     if rounded:
         which = "; ".join(f"{label}, seed {', '.join(seeds)}" for label, seeds in rounded.items())
         yield f"trained with factors of products rounded to bfloat16 (training.matmul_precision = medium): {which}"
@@ -316,10 +324,10 @@ def as_json(found: Reproduction) -> dict[str, Any]:
 def write_page(path: Path, found: Reproduction) -> Path:
     """Write the table with the learning curves of the runs that are here as a page of its own; `path`."""
     runs: dict[str, dict[str, RunFiles]] = {}  # by recipe: a picture of all would be a thicket
-    for measured in found.rows:
-        for result in (*measured.results, *measured.begun):
-            if result.run is not None and result.run.figures and measured.row.members == 1:
-                runs.setdefault(measured.row.recipe, {}).setdefault(measured.row.label, result.run)
+    single = [measured for measured in found.rows if measured.row.members == 1]
+    for label, result in _once(single, lambda measured: [*measured.results, *measured.begun]):
+        if result.run is not None and result.run.figures:
+            runs.setdefault(str(result.entry["recipe"]), {}).setdefault(label, result.run)
     everything = [run for of_recipe in runs.values() for run in of_recipe.values()]
     page.save(path, page.document(found.table.title, _body(found, runs), written_by(*everything)))
     return path

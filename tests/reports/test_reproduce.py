@@ -193,6 +193,19 @@ def test_what_was_trained_with_rounded_products_is_named(make_run: Callable[...,
     assert f"{note}non-regularised LSTM, 2 x 200, seed 3, 4" in notes
 
 
+def test_a_result_stands_in_a_row_for_each_of_its_measures(tmp_path: Path) -> None:
+    figures = {"train_frame_accuracy": 94.0, "test_frame_accuracy": 88.0, "train_state_accuracy": 85.0}
+    one = entry(1, 0, recipe="speech-ru-states", figures=figures, predictions=9, matmul_precision="medium")
+    (tmp_path / "speech.json").write_text(json.dumps([one]))
+    found = reproduce(TABLE_2, read_results(tmp_path))
+    rows = {row.row.label: cells(row, TABLE_2)[1:7] for row in found.rows if row.results}
+    assert rows == {
+        "states, without D": ["71.6", "68.9", "–", "85.00", "–", "–"],
+        "phones of the same, without D": ["–", "–", "–", "94.00", "–", "88.00"],
+    }
+    assert [note.rpartition(": ")[2] for note in found.notes if "bfloat16" in note] == ["states, without D, seed 1"]
+
+
 def test_averages_that_lie_among_the_runs(make_run: Callable[..., Path], tmp_path: Path) -> None:
     small_run(make_run, "member-1")
     (tmp_path / "members.json").write_text(json.dumps([entry(1, 99.0, members=2, seeds=[1, 2], runs=["member-1"])]))
