@@ -96,7 +96,7 @@ _ACCURACY = {"train_frame_accuracy": "train", "valid_frame_accuracy": "valid", "
 
 
 def _speech(label: str, recipe: str, regularization: str, *, members: int = 1, states: bool = False) -> Row:
-    """A row of Table 2; the paper's figures, which are of states, stand beside the first such pair."""
+    """A row of Table 2; the paper's figures, which are of states of one model, stand beside those."""
     paper = {"none": {"train": 71.6, "valid": 68.9}, "paper": {"train": 69.4, "valid": 70.5}} if states else {}
     return Row(
         label=label,

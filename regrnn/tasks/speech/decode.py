@@ -1,6 +1,6 @@
 """From distributions over states to phones: a median filter, or Viterbi with a phone bigram. Both run block by block.
 
-Shapes: T time (frames), S states (phones times parts), P phones, Q parts of a phone.
+Shapes: B utterances, T time (frames), S states (phones times parts), P phones, Q parts of a phone.
 """
 
 from collections.abc import Sequence
@@ -151,6 +151,7 @@ class Viterbi:
         return np.concatenate((changed_P[..., None], score_PQ[..., :-1]), -1)
 
     def _best(self, score_PQ: NDArray[np.float64], moved_PQ: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The score of the best path into each state, from another one or by staying."""
         return moved_PQ if self.parts == 1 else np.maximum(moved_PQ, score_PQ)
 
     def _arrive(self, score_PQ: NDArray[np.float64]) -> tuple[Path, NDArray[np.float64]]:
