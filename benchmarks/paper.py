@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from regrnn.reports.paper import TABLES
@@ -16,7 +17,7 @@ _BLOCK = re.compile(r"(<!-- regrnn reproduce (table\d) --markdown -->\n).*?(<!--
 
 def render(text: str, results: Path = RESULTS) -> str:
     """A page with each of its tables as the result files have it."""
-    found = read_results(results)
+    found = [replace(result, source=Path(result.source.name)) for result in read_results(results)]
     return _BLOCK.sub(lambda block: f"{block[1]}\n{markdown(reproduce(TABLES[block[2]], found))}\n\n{block[3]}", text)
 
 
