@@ -20,7 +20,7 @@ CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "rnn_sigmoid": 2, "lstm": 3, "gru": 4}
 _LSTM, _GRU = 3, 4
 _GROUPS = 64  # GROUPS of src/softmax.h
 _IN_CACHE = 48 * 1024  # IN_CACHE of src/shared.h
-_DEPTH = 256  # KB of src/tile.h
+_DOT_DEPTH = 512  # DOT_DEPTH of src/shared.h
 _SIDE = 32  # SIDE of src/rounded.h
 _PIECE = 1 << 14  # PIECE of src/update.h
 
@@ -140,7 +140,7 @@ def _shared(x: Tensor, mask: Tensor, first: Tensor) -> tuple[Any, list[Tensor]]:
 
 
 def _lanes(x: Tensor, mask: Tensor) -> Tensor:
-    """Scratch for gradients at an input under a shared mask, whose rows take whole vectors."""
+    """Scratch for gradients at an input under a shared mask: whole vectors of rows for each of its groups."""
     (N, K), vector = x.shape, core().panel_width // 2
     return x.new_empty((N + len(mask) * vector) * K)
 
@@ -260,7 +260,7 @@ def _layer_backward(
     lists, _lists_alive = _shared(x, shared, first) if shared is not None and first is not None else (None, [])
     if shared is not None:
         if wants_x:
-            turned_w, lanes = w_ih.new_empty(in_features, _DEPTH), _lanes(x, shared)
+            turned_w, lanes = w_ih.new_empty(in_features, _DOT_DEPTH), _lanes(x, shared)
             kernel.shared_product(lists, G, _at(d_gates), width, *map(_at, (w_ih, d_x, turned_w, lanes)), threads)
         turned, own = x.new_empty(in_features, N), x.new_empty(threads, _packed(in_features))
         sums = [_at(d_b_ih), None if cell == _GRU else _at(d_b_hh)] if bias else [None, None]
@@ -422,7 +422,7 @@ def _softmax_backward(
     _alive: list[Tensor] = []
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
-        scratch = [h.new_empty(H, _DEPTH), _lanes(h, shared), h.new_empty(threads, _packed(H))]
+        scratch = [h.new_empty(H, _DOT_DEPTH), _lanes(h, shared), h.new_empty(threads, _packed(H))]
     elif wants_h:
         waiting = _waiting(h, H)
     turned = h.new_empty(H, N)

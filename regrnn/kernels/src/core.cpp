@@ -144,12 +144,13 @@ EXPORT void regrnn_shared_project(const Shared* shared, int64_t columns, const f
   });
 }
 
-// d_x (N, K) = D(d (N, columns; rows ldd apart) w (columns, K)). Scratch: turned (K, KB), lanes (N + groups VL) K.
+// d_x (N, K) = D(d (N, columns; rows ldd apart) w (columns, K)). Scratch: turned (K, DOT_DEPTH), lanes
+// (N + groups VL) K.
 EXPORT void regrnn_shared_product(const Shared* shared, int64_t columns, const float* d, int64_t ldd, const float* w,
                                   float* d_x, float* turned, float* lanes, int64_t threads) {
   list_kept(*shared);
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
-    shared_input_gradient(id, n, *shared, columns, w, TurnRows{d, ldd}, nullptr, 1.f, d_x, turned, lanes);
+    shared_input_gradient(id, n, *shared, columns, w, Rows{d, ldd}, nullptr, 1.f, d_x, turned, lanes);
   });
 }
 

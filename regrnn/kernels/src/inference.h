@@ -117,16 +117,26 @@ inline void panel_products(const Matrix& m, long panel, long apart, int count, l
       default: return panels_of_one<PANELS>(first, stride, m.K, x.p, out);
     }
   }
-  for (int n = 0; n < count; n++, panel += apart, out += B * NR) {
-    if (m.panels != nullptr) {
-      const long tiles = tiles_of(B);
-      for (long i = 0; i < tiles; i++) {
-        const long r = tile_start(B, tiles, i);
-        tile_rows<Ahead::nothing>(static_cast<int>(tile_start(B, tiles, i + 1) - r), m.K, x.p + r * x.ld, x.ld, NR,
-                                  m.panels + panel * m.K * NR, out + r * NR, false, nullptr);
-      }
-      continue;
+  if (m.panels != nullptr) {
+    const long tiles = tiles_of(B), stride = apart * m.K * NR;
+    for (int n = 0, wide; n < count; n += wide) {
+      wide = std::min(PAIR, count - n);
+      for (long k0 = 0; k0 < m.K; k0 += KB)
+        for (long i = 0; i < tiles; i++) {
+          const long r = tile_start(B, tiles, i), depth = std::min(KB, m.K - k0);
+          const int rows = static_cast<int>(tile_start(B, tiles, i + 1) - r);
+          const float* w = m.panels + (panel + n * apart) * m.K * NR + k0 * NR;
+          const float* from = x.p + r * x.ld + k0;
+          float* c = out + (n * B + r) * NR;
+          if (wide == 2)
+            tile_rows<PAIR, Ahead::nothing>(rows, depth, from, x.ld, NR, w, stride, c, B * NR, k0 > 0, nullptr);
+          else
+            tile_rows<1, Ahead::nothing>(rows, depth, from, x.ld, NR, w, 0, c, 0, k0 > 0, nullptr);
+        }
     }
+    return;
+  }
+  for (int n = 0; n < count; n++, panel += apart, out += B * NR) {
     for (long i = 0; i < NR; i += 4) {
       const int8_t* w = m.bytes + (panel * NR + i) * m.stride;
       for (long b = 0; b < B; b++) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "gemm.h"
 
@@ -17,37 +18,71 @@ constexpr long STEP_ROWS = 36;  // rows of a time step whose products are held a
 // What the rows of A became for a product, for the next product with the same rows: nothing, they are multiplied as they lie.
 struct Held {};
 
+constexpr long DEPTH = KB / PAIR;  // rows of panels side by side that are worked on at a time
+
+// values[p][row][NR] (+)= the product of tiles [first, last) of A with P panels of B from `panel` on, over k in [from, to)
+// alone; added to where `from` is not 0. The panels' parts lie `apart` floats from each other.
+template <int P, class Source, class Sink>
+void strip(long M, long first, long last, long from, long to, Rows a, const Source& b, long panel, const Sink& sink,
+           float* values, long apart) {
+  alignas(64) static thread_local float packed[P * DEPTH * NR];
+  const long tiles = tiles_of(M), row0 = tile_start(M, tiles, first);
+  const bool sums_too = Sink::wants_sums && first == 0;
+  Sums<Sink> sums[P];
+  for (long k0 = from; k0 < to; k0 += DEPTH) {
+    const long n = std::min(DEPTH, to - k0);
+    const float* bk[P];
+    for (int p = 0; p < P; p++) {
+      bk[p] = b.pack(panel + p, k0, n, packed + p * DEPTH * NR);
+      if (sums_too) sums[p].add(sink, bk[p], k0, n);
+    }
+    const float* ak = a.p + k0 / NR * a.chunk;
+    for (long i = first; i < last; i++) {
+      const long r = tile_start(M, tiles, i), count = tile_start(M, tiles, i + 1) - r;
+      tile_rows<P, Ahead::rows>(static_cast<int>(count), n, ak + r * a.ld, a.ld, a.chunk, bk[0], bk[P - 1] - bk[0],
+                                values + (r - row0) * NR, apart, k0 > 0, nullptr);
+    }
+  }
+  for (int p = 0; sums_too && p < P; p++) sums[p].give(sink, panel + p, from > 0);
+}
+
+// Calls visit(panel, P, first, last) for all of a thread's part of the panels: P of them side by side, all of their tiles
+// of rows, or some of one's.
+template <class Visit>
+void each_strip(int id, int threads, long panels, long tiles, const Visit& visit) {
+  const Part part(panels * tiles, id, threads);
+  for (long at = part.begin; at < part.end;) {
+    const long panel = at / tiles, first = at % tiles;
+    if (PAIR == 2 && first == 0 && part.end - at >= 2 * tiles) {
+      visit(panel, std::integral_constant<int, PAIR>(), 0L, tiles);
+      at += 2 * tiles;
+    } else {
+      const long last = std::min(first + part.end - at, tiles);
+      visit(panel, std::integral_constant<int, 1>(), first, last);
+      at += last - first;
+    }
+  }
+}
+
 // C = A B. The sink is called as sink(panel, first_row, rows, values) with values[rows][NR] for every part of C, and as
 // sink.sums(panel, values[NR], add) with the weighted column sums of B, sum over k of weight[k] B[k][j], if it wants them:
 // of all k, or of some and then of others, to be added.
 template <class Source, class Sink>
 void multiply(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink, Held&) {
-  alignas(64) static thread_local float values[BLOCK_ROWS * NR];
-  alignas(64) static thread_local float packed[KB * NR];
-  const long panels = (N + NR - 1) / NR, tiles = tiles_of(M);
-  const Part part(panels * tiles, id, threads);
-  for (long at = part.begin; at < part.end;) {
-    const long panel = at / tiles, first = at % tiles;
-    long last = first + (part.end - at) < tiles ? first + (part.end - at) : tiles;
-    if (last - first > BLOCK_TILES) last = first + BLOCK_TILES;
-    const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
-    Sums<Sink> sums;
-    for (long k0 = 0; k0 < K; k0 += KB) {
-      const long n = K - k0 < KB ? K - k0 : KB;
-      const float* bk = b.pack(panel, k0, n, packed);
-      if (Sink::wants_sums && first == 0) sums.add(sink, bk, k0, n);
-      const float* ak = a.p + k0 / NR * a.chunk;
-      for (long i = first; i < last; i++) {
-        const long r = tile_start(M, tiles, i), count = tile_start(M, tiles, i + 1) - r;
-        tile_rows<Ahead::rows>(static_cast<int>(count), n, ak + r * a.ld, a.ld, a.chunk, bk, values + (r - row0) * NR,
-                               k0 > 0, nullptr);
+  alignas(64) static thread_local float values[PAIR * BLOCK_ROWS * NR];
+  constexpr long apart = BLOCK_ROWS * NR;
+  const long tiles = tiles_of(M);
+  each_strip(id, threads, (N + NR - 1) / NR, tiles, [&](long panel, auto P, long begin, long end) {
+    for (long first = begin; first < end; first += BLOCK_TILES) {
+      const long last = std::min(first + BLOCK_TILES, end);
+      const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
+      strip<P>(M, first, last, 0, K, a, b, panel, sink, values, apart);
+      for (int p = 0; p < P; p++) {
+        if (K == 0) std::memset(values + p * apart, 0, rows * NR * sizeof(float));
+        sink(panel + p, row0, rows, values + p * apart);
       }
     }
-    if (K == 0) std::memset(values, 0, rows * NR * sizeof(float));
-    sink(panel, row0, rows, values);
-    if (Sink::wants_sums && first == 0) sums.give(sink, panel, false);
-    at += last - first;
-  }
+  });
 }
 
 // The same for large K, whose columns of A do not fit in a cache: the product is made for `deep` of them at a time, so that
@@ -55,33 +90,15 @@ void multiply(int id, int threads, long M, long N, long K, Rows a, const Source&
 template <class Source, class Sink>
 void multiply_deep(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink,
                    float* waiting, Held&) {
-  alignas(64) static thread_local float packed[KB * NR];
-  const long panels = (N + NR - 1) / NR, tiles = tiles_of(M);
-  const long deep = std::max(KB, A_IN_CACHE / std::max(1L, M) / KB * KB);
-  const Part part(panels * tiles, id, threads);
+  const long tiles = tiles_of(M), deep = std::max(KB, A_IN_CACHE / std::max(1L, M) / KB * KB);
   for (long from = 0; from < K; from += deep) {
     const long to = std::min(from + deep, K);
-    for (long at = part.begin; at < part.end;) {
-      const long panel = at / tiles, first = at % tiles;
-      const long last = std::min(first + (part.end - at), tiles);
+    each_strip(id, threads, (N + NR - 1) / NR, tiles, [&](long panel, auto P, long first, long last) {
       const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
       float* values = waiting + (panel * M + row0) * NR;
-      Sums<Sink> sums;
-      for (long k0 = from; k0 < to; k0 += KB) {
-        const long n = std::min(KB, to - k0);
-        const float* bk = b.pack(panel, k0, n, packed);
-        if (Sink::wants_sums && first == 0) sums.add(sink, bk, k0, n);
-        const float* ak = a.p + k0 / NR * a.chunk;
-        for (long i = first; i < last; i++) {
-          const long r = tile_start(M, tiles, i), count = tile_start(M, tiles, i + 1) - r;
-          tile_rows<Ahead::rows>(static_cast<int>(count), n, ak + r * a.ld, a.ld, a.chunk, bk, values + (r - row0) * NR,
-                                 k0 > 0, nullptr);
-        }
-      }
-      if (Sink::wants_sums && first == 0) sums.give(sink, panel, from > 0);
-      if (to == K) sink(panel, row0, rows, values);
-      at += last - first;
-    }
+      strip<P>(M, first, last, from, to, a, b, panel, sink, values, M * NR);
+      for (int p = 0; to == K && p < P; p++) sink(panel + p, row0, rows, values + p * M * NR);
+    });
   }
 }
 
@@ -93,22 +110,35 @@ void pack_panel(const Source& b, long panel, long k0, long K, float* out) {
   b.pack(panel, k0, K, out);
 }
 
+// Products of P panels, K rows each and `apart` floats from each other, with `rows` rows of a, over n of the K rows; added to
+// what is in out[p][rows][NR] if `add`. Meanwhile the lines at `next` are fetched.
+template <int P>
+void some_products(const float* panel, long apart, long n, long rows, const float* a, long lda, float* out, bool add,
+                   const float* next) {
+  const long tiles = tiles_of(rows);
+  for (long i = 0; i < tiles; i++) {
+    const long r = tile_start(rows, tiles, i);
+    const int count = static_cast<int>(tile_start(rows, tiles, i + 1) - r);
+    tile_rows<P, Ahead::panel>(count, n, a + r * lda, lda, NR, panel, apart, out + r * NR, rows * NR, add,
+                               next + n * NR * i / tiles);
+  }
+}
+
 // Products of `rows` rows of a, K wide, with Q panels that lie one after the other from `block`, into
 // out[q][rows][NR]. While one piece of a panel is worked on, the lines of the next are fetched; `after` comes last.
 inline void products(Held&, const float* block, int Q, long K, long rows, const float* a, long lda, float* out,
                      const float* after) {
-  const long tiles = tiles_of(rows);
-  for (long k0 = 0; k0 < K; k0 += KB) {
-    const long n = K - k0 < KB ? K - k0 : KB;
-    for (int q = 0; q < Q; q++) {
+  for (long k0 = 0; k0 < K; k0 += DEPTH) {
+    const long n = std::min(DEPTH, K - k0);
+    for (int q = 0, wide; q < Q; q += wide) {
+      wide = std::min(PAIR, Q - q);
       const float* panel = block + (q * K + k0) * NR;
-      const float* next = q + 1 < Q ? panel + K * NR : k0 + n < K ? block + (k0 + n) * NR : after;
-      for (long i = 0; i < tiles; i++) {
-        const long r = tile_start(rows, tiles, i);
-        const int count = static_cast<int>(tile_start(rows, tiles, i + 1) - r);
-        float* c = out + (q * rows + r) * NR;
-        tile_rows<Ahead::panel>(count, n, a + r * lda + k0, lda, NR, panel, c, k0 > 0, next + n * NR * i / tiles);
-      }
+      const float* next = q + wide < Q ? panel + wide * K * NR : k0 + n < K ? block + (k0 + n) * NR : after;
+      float* c = out + q * rows * NR;
+      if (wide == 2)
+        some_products<PAIR>(panel, K * NR, n, rows, a + k0, lda, c, k0 > 0, next);
+      else
+        some_products<1>(panel, 0, n, rows, a + k0, lda, c, k0 > 0, next);
     }
   }
 }

@@ -40,6 +40,8 @@ struct Share {
     return rows * std::min(panels * (id + 1) - p * threads, threads) / threads;
   }
   bool packs(long p) const { return p * threads >= panels * id; }
+  // Whether there is such a panel and nobody has a part in it.
+  bool whole(long p) const { return packs(p) && (p + 1) * threads <= panels * (id + 1); }
 };
 
 constexpr int gates_of(int cell) { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
@@ -213,7 +215,7 @@ void backward_cell(const Layer& l) {
     const long K1 = cell == GRU ? 2 * H : K, K2 = K - K1;
     const long panel = panel_floats(K1) + panel_floats(K2), second_part = panel_floats(K1);
     Held held;
-    alignas(64) float u[2 * STEP_ROWS * NR];
+    alignas(64) float u[2 * STEP_ROWS * NR];  // of two panels, or of the two products of a GRU
     const ByRows w{l.w_hh, H, H};
     for (long p = share.first(); p < share.end(); p++) {
       if (!share.packs(p)) continue;
@@ -221,10 +223,10 @@ void backward_cell(const Layer& l) {
       if (K2 > 0) pack_panel(w, p, K1, K2, l.packed + p * panel + second_part);
     }
     barrier.wait();
-    // After step s: the gradient that leaves it for the states before it.
-    auto leaving = [&](long s, long p, long b0, long rows) {
+    // After step s: the gradient that leaves it for the states before it, of `wide` panels from p on.
+    auto leaving = [&](long s, long p, int wide, long b0, long rows) {
       const float* first_part = l.packed + p * panel;
-      const float* after = l.packed + (p + 1 < share.end() ? p + 1 : share.first()) * panel;
+      const float* after = l.packed + (p + wide < share.end() ? p + wide : share.first()) * panel;
       const float* d = l.d_gates + (steps.start(s) + b0) * ld;
       if (cell == GRU) {
         float* second = u + STEP_ROWS * NR;
@@ -232,33 +234,37 @@ void backward_cell(const Layer& l) {
         products(held, first_part + second_part, 1, K2, rows, d + 3 * H, ld, second, after);
         for (long i = 0; i < rows * NR; i++) u[i] += second[i];
       } else {
-        products(held, first_part, 1, K, rows, d, ld, u, after);
+        products(held, first_part, wide, K, rows, d, ld, u, after);
       }
       for (long r = 0; r < rows; r++) {
         const float* mask = steps.mask(s, b0 + r);
         if (mask == nullptr) continue;
-        const long j = p * NR, width = std::min<long>(NR, H - j);
-        for (long i = 0; i < width; i++) u[r * NR + i] *= mask[j + i];
+        for (int w = 0; w < wide; w++) {
+          const long j = (p + w) * NR, width = std::min<long>(NR, H - j);
+          for (long i = 0; i < width; i++) u[(w * rows + r) * NR + i] *= mask[j + i];
+        }
       }
     };
     for (long s = T; s-- > -1;) {
       // Rows that step s + 1 sends back: to step s, or, where a row began there, to the first state.
       const long sent = steps.size(s + 1), size = steps.size(s), most = std::max(sent, size);
-      for (long p = share.first(); p < share.end(); p++) {
+      for (long p = share.first(), wide; p < share.end(); p += wide) {
+        wide = PAIR == 2 && cell != GRU && share.whole(p) && share.whole(p + 1) ? 2 : 1;
         const long end = share.end_row(p, most);
         for (long b0 = share.begin_row(p, most); b0 < end; b0 += STEP_ROWS) {
           const long rows = std::min(STEP_ROWS, end - b0);
           const long with = std::min(std::max(sent - b0, 0L), rows);
-          if (b0 < size) ask_for_step<cell>(l, steps, s, b0, std::min(rows, size - b0), p);
-          if (with > 0) leaving(s + 1, p, b0, with);
+          for (long w = 0; w < wide && b0 < size; w++)
+            ask_for_step<cell>(l, steps, s, b0, std::min(rows, size - b0), p + w);
+          if (with > 0) leaving(s + 1, p, static_cast<int>(wide), b0, with);
           for (long r = 0; r < rows; r++)
-            for (long v = 0; v < NR; v += VL) {
+            for (long v = 0; v < wide * NR; v += VL) {
               const long b = b0 + r, j = p * NR + v, width = H - j;
               if (width <= 0) break;
               float* carry = l.carry + b * H + j;
               vf dh = {};
               if (b < sent) {
-                dh = load(u + r * NR + v);
+                dh = load(u + (v / NR * with + r) * NR + v % NR);
                 if (cell == GRU) dh += load_some(carry, width);
               } else {  // the row ends with step s
                 dh = load_some(l.d_h_n + b * H + j, width);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "gemm.h"
 #include "layer.h"
@@ -63,8 +64,8 @@ constexpr long IN_CACHE = 48 * 1024;
 template <class Source, class Sink>
 void shared_multiply(int id, int threads, const Shared& s, long columns, const float* x, const Source& b,
                      const Sink& sink, float* packed) {
-  constexpr long ROWS = 6 * TILE_ROWS;
-  alignas(64) float values[ROWS * NR];
+  constexpr long ROWS = 6 * TILE_ROWS, apart = ROWS * NR;
+  alignas(64) float values[PAIR * apart];
   const Part part((columns + NR - 1) / NR, id, threads);
   const long one = s.K * NR, at_once = std::max(1L, IN_CACHE / std::max(1L, one));
   for (long p0 = part.begin; p0 < part.end; p0 += at_once) {
@@ -73,13 +74,18 @@ void shared_multiply(int id, int threads, const Shared& s, long columns, const f
     for (long g = 0; g < s.groups; g++)
       for (long r0 = s.first[g]; r0 < s.first[g + 1]; r0 += ROWS) {
         const long rows = std::min(ROWS, s.first[g + 1] - r0), tiles = tiles_of(rows);
-        for (long p = p0; p < p1; p++) {
+        for (long p = p0, wide; p < p1; p += wide) {
+          wide = std::min<long>(PAIR, p1 - p);
           for (long i = 0; i < tiles; i++) {
             const long r = tile_start(rows, tiles, i), height = tile_start(rows, tiles, i + 1) - r;
-            tile_rows_indexed(static_cast<int>(height), s.count[g], x + (r0 + r) * s.K, s.K, packed + (p - p0) * one,
-                              s.kept + g * s.K, values + r * NR);
+            const float *a = x + (r0 + r) * s.K, *panel = packed + (p - p0) * one;
+            const int32_t* list = s.kept + g * s.K;
+            if (wide == 2)
+              tile_rows_indexed<PAIR>(static_cast<int>(height), s.count[g], a, s.K, panel, one, list, values + r * NR, apart);
+            else
+              tile_rows_indexed<1>(static_cast<int>(height), s.count[g], a, s.K, panel, 0, list, values + r * NR, 0);
           }
-          sink(p, r0, rows, values);
+          for (long w = 0; w < wide; w++) sink(p + w, r0, rows, values + w * apart);
         }
       }
   }
@@ -137,58 +143,154 @@ void tiles_listed(long n, long K, const float* w, long ldw, const int32_t* list,
   }
 }
 
-// Lanes that the rows of a group take: whole vectors, or, where that is enough, a quad behind them.
-REGRNN_INLINE long lanes_of(long rows) {
-  const long over = rows % VL;
-  return over == 0 ? rows : over <= 4 ? rows - over + 4 : rows - over + VL;
+// Rows [first, first + rows) of a matrix, columns [k0, k0 + n), as out[k][lane]; 0 in lanes that have no row.
+inline void turn_rows(Rows d, long k0, long n, long first, long rows, long lanes, float* out) {
+  if (rows < lanes) std::memset(out, 0, n * lanes * sizeof(float));
+  for (long k = 0; k < n; k += NR)
+    turn(d.p + first * d.ld + (k0 + k) / NR * d.chunk, d.ld, rows, std::min<long>(NR, n - k), out + k * lanes, lanes);
 }
 
-// dx = D(d w) for w (K, s.K); Turner packs d: pack(k0, n, first_row, rows, lanes, out) gives out[k][lane]. Columns that
-// are struck become 0. Scratch: turned (s.K, KB), and sums (N + groups VL) s.K.
-template <class Turner>
-void shared_input_gradient(int id, int threads, const Shared& s, long K, const float* w, const Turner& d,
-                           const float* row_factor, float factor, float* dx, float* turned, float* sums) {
-  alignas(64) static thread_local float packed[KB * 4 * VL];
-  const Part part(s.K, id, threads);  // of the features
-  for (long k0 = 0; k0 < K; k0 += KB) {
-    const long n = std::min(KB, K - k0);
-    turn(w + k0 * s.K + part.begin, s.K, n, part.end - part.begin, turned + part.begin * KB, KB);
-    float* group_sums = sums;
-    for (long g = 0; g < s.groups; g++) {
-      const long begin = kept_from(s, g, part.begin), count = kept_from(s, g, part.end) - begin;
-      const long rows = s.first[g + 1] - s.first[g], lanes = lanes_of(rows);
-      const int32_t* list = s.kept + g * s.K + begin;
-      for (long lane = 0; lane < lanes;) {
-        const long left = lanes - lane;
-        const long width = left <= 3 * VL ? left : left <= 4 * VL ? 2 * VL : 3 * VL;
-        d.pack(k0, n, s.first[g] + lane, std::min(width, rows - lane), width, packed);
-        float* c = group_sums + begin * lanes + lane;
-        const bool add = k0 > 0, quad_too = width % VL != 0;
-        switch (width / VL) {
-          case 0: tiles_listed<0, true>(count, n, turned, KB, list, packed, c, lanes, add); break;
-          case 1:
-            if (quad_too)
-              tiles_listed<1, true>(count, n, turned, KB, list, packed, c, lanes, add);
-            else
-              tiles_listed<1, false>(count, n, turned, KB, list, packed, c, lanes, add);
-            break;
-          case 2:
-            if (quad_too)
-              tiles_listed<2, true>(count, n, turned, KB, list, packed, c, lanes, add);
-            else
-              tiles_listed<2, false>(count, n, turned, KB, list, packed, c, lanes, add);
-            break;
-          default: tiles_listed<3, false>(count, n, turned, KB, list, packed, c, lanes, add);
+// Sums for `shared_input_gradient`, whose vectors run along the rows of a group.
+struct Lanes {
+  // What the rows of a group take: whole vectors, or, where that is enough, a quad behind them.
+  static long padded(long rows) {
+    const long over = rows % VL;
+    return over == 0 ? rows : over <= 4 ? rows - over + 4 : rows - over + VL;
+  }
+  static void sum(const Part& part, const Shared& s, long K, const float* w, Rows d, float* turned, float* sums) {
+    alignas(64) static thread_local float packed[KB * 4 * VL];
+    for (long k0 = 0; k0 < K; k0 += KB) {
+      const long n = std::min(KB, K - k0);
+      turn(w + k0 * s.K + part.begin, s.K, n, part.end - part.begin, turned + part.begin * KB, KB);
+      float* group_sums = sums;
+      for (long g = 0; g < s.groups; g++) {
+        const long begin = kept_from(s, g, part.begin), count = kept_from(s, g, part.end) - begin;
+        const long rows = s.first[g + 1] - s.first[g], lanes = padded(rows);
+        const int32_t* list = s.kept + g * s.K + begin;
+        for (long lane = 0; lane < lanes;) {
+          const long left = lanes - lane;
+          const long width = left <= 3 * VL ? left : left <= 4 * VL ? 2 * VL : 3 * VL;
+          turn_rows(d, k0, n, s.first[g] + lane, std::min(width, rows - lane), width, packed);
+          float* c = group_sums + begin * lanes + lane;
+          const bool add = k0 > 0, quad_too = width % VL != 0;
+          switch (width / VL) {
+            case 0: tiles_listed<0, true>(count, n, turned, KB, list, packed, c, lanes, add); break;
+            case 1:
+              if (quad_too)
+                tiles_listed<1, true>(count, n, turned, KB, list, packed, c, lanes, add);
+              else
+                tiles_listed<1, false>(count, n, turned, KB, list, packed, c, lanes, add);
+              break;
+            case 2:
+              if (quad_too)
+                tiles_listed<2, true>(count, n, turned, KB, list, packed, c, lanes, add);
+              else
+                tiles_listed<2, false>(count, n, turned, KB, list, packed, c, lanes, add);
+              break;
+            default: tiles_listed<3, false>(count, n, turned, KB, list, packed, c, lanes, add);
+          }
+          lane += width;
         }
-        lane += width;
+        group_sums += lanes * s.K;
       }
-      group_sums += lanes * s.K;
     }
   }
-  const float* group_sums = sums;
+};
+
+// out[i] = the sum of the elements of v[i].
+REGRNN_INLINE vf sums_of(const vf* v) {
+  vf now[VL];
+#pragma GCC unroll 16
+  for (int i = 0; i < VL; i++) now[i] = v[i];
+#pragma GCC unroll 4
+  for (int left = VL; left > 1; left /= 2)  // vectors, of which each holds parts of VL / left sums
+#pragma GCC unroll 8
+    for (int i = 0; i < left / 2; i++) now[i] = sums_of_neighbours(now[2 * i], now[2 * i + 1]);
+  return now[0];
+}
+
+constexpr int DOT_FEATURES = 4, DOT_ROWS = 4;
+constexpr long DOT_DEPTH = 512;  // of w that is turned at a time
+
+// c[f * ldc + r] (+)= sum over k < K of w[f][k] d[r][k]: vectors run along k. Elements of w[f] lie together, those of d[r] in
+// chunks of NR, `chunk` floats apart. Of the features the first `count` are written.
+inline void tile_of_dots(long K, const float* const* w, const float* const* d, long chunk, int count, float* c, long ldc,
+                         bool add) {
+  constexpr int F = DOT_FEATURES, R = DOT_ROWS;
+  vf acc[F * R] = {};
+  const float *wf[F], *dr[R];
+#pragma GCC unroll 4
+  for (int f = 0; f < F; f++) wf[f] = w[f];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++) dr[r] = d[r];
+  auto step = [&](long k, long left) REGRNN_LAMBDA_INLINE {
+    vf wk[F];
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) wk[f] = load_some(wf[f] + k, left);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+      const vf x = load_some(dr[r] + k, left);
+#pragma GCC unroll 4
+      for (int f = 0; f < F; f++) acc[f * R + r] += x * wk[f];
+    }
+  };
+  for (; K >= NR; K -= NR) {
+    step(0, VL), step(VL, VL);
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) wf[f] += NR;
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) dr[r] += chunk;
+  }
+  if (K > 0) step(0, K);
+  if (K > VL) step(VL, K - VL);
+  static_assert(F * R % VL == 0, "sums are made of whole vectors of vectors");
+  alignas(64) float sums[F * R];
+#pragma GCC unroll 4
+  for (int i = 0; i < F * R; i += VL) store(sums + i, sums_of(acc + i));
+  for (int f = 0; f < count; f++, c += ldc)
+    store_quad(c, add ? load_quad(c) + load_quad(sums + f * R) : load_quad(sums + f * R));
+}
+
+// The same with vectors along the depth of the products. That leaves no lane empty where they are long: of AVX-512's a batch
+// of 20 would fill one and a quarter of a second; of AVX2's it fills two and a half, which costs less than these sums.
+struct Dots {
+  static long padded(long rows) { return (rows + DOT_ROWS - 1) / DOT_ROWS * DOT_ROWS; }
+  static void sum(const Part& part, const Shared& s, long K, const float* w, Rows d, float* turned, float* sums) {
+    constexpr long F = DOT_FEATURES, R = DOT_ROWS;
+    for (long k0 = 0; k0 < K; k0 += DOT_DEPTH) {
+      const long n = std::min(DOT_DEPTH, K - k0);
+      turn(w + k0 * s.K + part.begin, s.K, n, part.end - part.begin, turned + part.begin * DOT_DEPTH, DOT_DEPTH);
+      float* group_sums = sums;
+      for (long g = 0; g < s.groups; g++) {
+        const long begin = kept_from(s, g, part.begin), end = kept_from(s, g, part.end);
+        const int32_t* list = s.kept + g * s.K;
+        const float* rows = d.p + s.first[g] * d.ld + k0 / NR * d.chunk;
+        const long given = s.first[g + 1] - s.first[g], ldc = padded(given);
+        for (long i = begin; i < end; i += F) {
+          const float *features[F], *at[R];  // those that are missing are computed like the last, and not read
+          for (long f = 0; f < F; f++) features[f] = turned + list[std::min(i + f, end - 1)] * DOT_DEPTH;
+          for (long r0 = 0; r0 < given; r0 += R) {
+            for (long r = 0; r < R; r++) at[r] = rows + std::min(r0 + r, given - 1) * d.ld;
+            tile_of_dots(n, features, at, d.chunk, static_cast<int>(std::min(F, end - i)), group_sums + i * ldc + r0, ldc,
+                         k0 > 0);
+          }
+        }
+        group_sums += ldc * s.K;
+      }
+    }
+  }
+};
+
+// dx = D(d w) for w (K, s.K) and d (N, K). Columns that are struck become 0. Scratch: turned (s.K, DOT_DEPTH), and sums
+// (N + groups VL) s.K.
+inline void shared_input_gradient(int id, int threads, const Shared& s, long K, const float* w, Rows d,
+                                  const float* row_factor, float factor, float* dx, float* turned, float* sums) {
+  using Sums = std::conditional_t<VL == 16, Dots, Lanes>;
+  const Part part(s.K, id, threads);  // of the features
+  Sums::sum(part, s, K, w, d, turned, sums);
   for (long g = 0; g < s.groups; g++) {
     const long begin = kept_from(s, g, part.begin), end = kept_from(s, g, part.end);
-    const long rows = s.first[g + 1] - s.first[g], lanes = lanes_of(rows);
+    const long rows = s.first[g + 1] - s.first[g], ld = Sums::padded(rows);
     for (long r = 0; r < rows; r++) {
       const long row = s.first[g] + r;
       const float f = row_factor == nullptr ? factor : factor * row_factor[row];
@@ -196,64 +298,57 @@ void shared_input_gradient(int id, int threads, const Shared& s, long K, const f
       std::memset(out + part.begin, 0, (part.end - part.begin) * sizeof(float));
       for (long i = begin; i < end; i++) {
         const long k = s.kept[g * s.K + i];
-        out[k] = f * s.mask[g * s.K + k] * group_sums[i * lanes + r];
+        out[k] = K == 0 ? 0.f : f * s.mask[g * s.K + k] * sums[i * ld + r];
       }
     }
-    group_sums += lanes * s.K;
+    sums += ld * s.K;
   }
 }
 
-// d given by rows, ld apart.
-struct TurnRows {
-  const float* p;
-  long ld;
-  void pack(long k0, long n, long first, long rows, long lanes, float* out) const {
-    if (rows < lanes) std::memset(out, 0, n * lanes * sizeof(float));
-    turn(p + first * ld + k0, ld, rows, n, out, lanes);
-  }
-};
-
-// d given by panels, [K / NR][N][NR].
-struct TurnPanels {
-  const float* p;
-  long N;
-  void pack(long k0, long n, long first, long rows, long lanes, float* out) const {
-    if (rows < lanes) std::memset(out, 0, n * lanes * sizeof(float));
-    for (long k = 0; k < n; k += NR)
-      turn(p + ((k0 + k) / NR * N + first) * NR, NR, rows, std::min<long>(NR, n - k), out + k * lanes, lanes);
-  }
-};
-
-// Rows list[r] of c, NR wide, += a[r][k] b[k], k < K. Rows R further down the list are asked for.
-template <int R>
-void tile_scattered(long K, const float* a, long lda, const float* b, float* c, const int32_t* list, long left) {
-  vf acc[R][2];
+// Rows list[r] of c[p], NR wide, += a[r][k] b[p][k], k < K, p < P. Rows R further down the list are asked for.
+template <int P, int R>
+void tile_scattered(long K, const float* a, long lda, const float* b, long b_apart, float* c, long c_apart,
+                    const int32_t* list, long left) {
+  constexpr int W = 2 * P;
+  vf acc[R][W];
   const float* row[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
     row[r] = a + r * lda;
-    acc[r][0] = load(c + list[r] * NR);
-    acc[r][1] = load(c + list[r] * NR + VL);
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++) acc[r][w] = load(c + w / 2 * c_apart + list[r] * NR + w % 2 * VL);
     if (R + r < left)
-      for (int line = 0; line < NR; line += 16) __builtin_prefetch(c + list[R + r] * NR + line, 1);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++)
+        for (int line = 0; line < NR; line += 16) __builtin_prefetch(c + p * c_apart + list[R + r] * NR + line, 1);
   }
   auto step = [&](long k) REGRNN_LAMBDA_INLINE {
-    const vf b0 = load(b + k * NR), b1 = load(b + k * NR + VL);
+    vf bk[W];
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++) bk[w] = load(b + w / 2 * b_apart + k * NR + w % 2 * VL);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const vf x = splat(row[r][k]);
-      acc[r][0] += x * b0;
-      acc[r][1] += x * b1;
+#pragma GCC unroll 4
+      for (int w = 0; w < W; w++) acc[r][w] += x * bk[w];
     }
   };
   long k = 0;
   for (; k + 4 <= K; k += 4) step(k), step(k + 1), step(k + 2), step(k + 3);
   for (; k < K; k++) step(k);
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-    store(c + list[r] * NR, acc[r][0]);
-    store(c + list[r] * NR + VL, acc[r][1]);
-  }
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++) store(c + w / 2 * c_apart + list[r] * NR + w % 2 * VL, acc[r][w]);
+}
+
+template <int P>
+void tiles_scattered(long count, long K, const float* a, long lda, const float* b, long b_apart, float* c, long c_apart,
+                     const int32_t* list) {
+  long i = 0;
+  for (; i + 6 <= count; i += 6) tile_scattered<P, 6>(K, a + i * lda, lda, b, b_apart, c, c_apart, list + i, count - i);
+  for (; i + 2 <= count; i += 2) tile_scattered<P, 2>(K, a + i * lda, lda, b, b_apart, c, c_apart, list + i, count - i);
+  if (i < count) tile_scattered<P, 1>(K, a + i * lda, lda, b, b_apart, c, c_apart, list + i, count - i);
 }
 
 // c (columns, s.K) = (D(x)^T b)^T and the column sums of b, from x compacted and turned. `values` is scratch of this
@@ -262,7 +357,7 @@ template <class Source>
 void shared_weight_gradient(int id, int threads, const Shared& s, long columns, const float* x, const Source& b,
                             const IntoColumns& sink, float* values) {
   constexpr long ROWS = 128;
-  alignas(64) float packed[ROWS * NR];
+  alignas(64) float packed[PAIR * ROWS * NR];
   const Part part((columns + NR - 1) / NR, id, threads);
   const long one = s.K * NR, at_once = std::min(8L, std::max(1L, IN_CACHE / 3 / std::max(1L, one)));
   for (long p0 = part.begin; p0 < part.end; p0 += at_once) {
@@ -275,16 +370,18 @@ void shared_weight_gradient(int id, int threads, const Shared& s, long columns, 
       for (long r0 = 0; r0 < group_rows; r0 += ROWS) {
         const long row = s.first[g] + r0, rows = std::min(ROWS, group_rows - r0);
         const float* a = x + s.first[g] * s.K + r0;
-        for (long p = p0; p < p1; p++) {
-          const float* bg = b.pack(p, row, rows, packed);
-          sums[p - p0].add(sink, bg, row, rows);
+        for (long p = p0, wide; p < p1; p += wide) {
+          wide = std::min<long>(PAIR, p1 - p);
+          const float* bg[PAIR];
+          for (long w = 0; w < wide; w++) {
+            bg[w] = b.pack(p + w, row, rows, packed + w * ROWS * NR);
+            sums[p + w - p0].add(sink, bg[w], row, rows);
+          }
           float* c = values + (p - p0) * one;
-          long i = 0;
-          for (; i + 6 <= count; i += 6)
-            tile_scattered<6>(rows, a + i * group_rows, group_rows, bg, c, list + i, count - i);
-          for (; i + 2 <= count; i += 2)
-            tile_scattered<2>(rows, a + i * group_rows, group_rows, bg, c, list + i, count - i);
-          if (i < count) tile_scattered<1>(rows, a + i * group_rows, group_rows, bg, c, list + i, count - i);
+          if (wide == 2)
+            tiles_scattered<PAIR>(count, rows, a, group_rows, bg[0], bg[PAIR - 1] - bg[0], c, one, list);
+          else
+            tiles_scattered<1>(count, rows, a, group_rows, bg[0], 0, c, one, list);
         }
       }
     }

@@ -162,8 +162,8 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
 }
 
 // Gradients, `factor` times; each of d_h, d_w, d_bias may be null. Scratch: turned (H, N), and waiting (panels of H, N,
-// NR) for d_h; under a shared mask on h, instead of waiting, turned_w (H, KB), lanes (N + groups VL) H and own (threads,
-// max(IN_CACHE, H NR)).
+// NR) for d_h; under a shared mask on h, instead of waiting, turned_w (H, DOT_DEPTH), lanes
+// (N + groups VL) H and own (threads, max(IN_CACHE, H NR)).
 inline void softmax_backward(long N, long H, long V, const float* h, const float* w, const float* e,
                              const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias, float* turned,
                              float* waiting, const Shared* shared, float* turned_w, float* lanes, float* own,
@@ -176,7 +176,7 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
       if (weights) compact_turned(id, n, *shared, h, inverse_z, factor, turned);
       barrier.wait();
       if (d_h != nullptr)
-        shared_input_gradient(id, n, *shared, V, w, TurnPanels{e, N}, inverse_z, factor, d_h, turned_w, lanes);
+        shared_input_gradient(id, n, *shared, V, w, Rows{e, NR, N * NR}, inverse_z, factor, d_h, turned_w, lanes);
       if (weights)
         shared_weight_gradient(id, n, *shared, V, turned, Ready{e, N}, sink,
                                own + id * std::max(IN_CACHE, H * NR));

@@ -12,27 +12,36 @@ constexpr long KB = 256;      // rows of a panel worked on at a time: 16 KiB und
 // Which cache lines are asked for while a tile is computed: none, those of the next rows of A, or those at `next`.
 enum class Ahead { nothing, rows, panel };
 
-// c[r][j] (+)= sum over k < K of a[r][k] b[k][j], r < R, j < NR.
+// Panels that a tile passes over side by side. Where there are registers for the sums of two, each element of A that is
+// loaded serves both: fewer loads for a multiply-add, which counts most where another program runs on the same core.
+constexpr int PAIR = VL == 16 ? 2 : 1;
+
+// c[p][r][j] (+)= sum over k < K of a[r][k] b[p][k][j], p < P, r < R, j < NR.
 //
 // Row r of A begins at a + r * lda; every NR of its elements lie together, and such chunks lie `chunk` floats apart
-// (NR where rows are contiguous). Row k of B begins at b + k * NR, row r of C at c + r * NR.
-template <int R, Ahead ahead>
-void tile(long K, const float* a, long lda, long chunk, const float* b, float* c, bool add, const float* next) {
-  vf acc[R][2];
+// (NR where rows are contiguous). Row k of panel p of B begins at b + p * b_apart + k * NR, row r of its part of C at
+// c + p * c_apart + r * NR. What is asked for at `next` lies in P places b_apart from each other too.
+template <int P, int R, Ahead ahead>
+void tile(long K, const float* a, long lda, long chunk, const float* b, long b_apart, float* c, long c_apart, bool add,
+          const float* next) {
+  constexpr int W = 2 * P;  // vectors in a row
+  vf acc[R][W];
   const float* row[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
     row[r] = a + r * lda;
-    acc[r][0] = add ? load(c + r * NR) : vf{};
-    acc[r][1] = add ? load(c + r * NR + VL) : vf{};
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++) acc[r][w] = add ? load(c + w / 2 * c_apart + r * NR + w % 2 * VL) : vf{};
   }
   auto step = [&](long k) REGRNN_LAMBDA_INLINE {
-    const vf b0 = load(b + k * NR), b1 = load(b + k * NR + VL);
+    vf bk[W];
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++) bk[w] = load(b + w / 2 * b_apart + k * NR + w % 2 * VL);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const vf x = splat(row[r][k]);
-      acc[r][0] += x * b0;
-      acc[r][1] += x * b1;
+#pragma GCC unroll 4
+      for (int w = 0; w < W; w++) acc[r][w] += x * bk[w];
     }
   };
   long left = K;
@@ -40,7 +49,8 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, float* c
 #pragma GCC unroll 8
     for (int k = 0; k < NR; k += 4) {
       if (ahead == Ahead::panel) {
-        __builtin_prefetch(next);
+#pragma GCC unroll 2
+        for (int p = 0; p < P; p++) __builtin_prefetch(next + p * b_apart);
         next += 16;
       }
       step(k), step(k + 1), step(k + 2), step(k + 3);
@@ -54,31 +64,35 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, float* c
   }
   for (long k = 0; k < left; k++) step(k);
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-    store(c + r * NR, acc[r][0]);
-    store(c + r * NR + VL, acc[r][1]);
-  }
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++) store(c + w / 2 * c_apart + r * NR + w % 2 * VL, acc[r][w]);
 }
 
 // The same with rows of A contiguous, row index[k] of B in the place of row k, and nothing added to. The next R rows of
 // A are asked for.
-template <int R>
-void tile_indexed(long K, const float* a, long lda, const float* b, const int32_t* index, float* c) {
-  vf acc[R][2];
+template <int P, int R>
+void tile_indexed(long K, const float* a, long lda, const float* b, long b_apart, const int32_t* index, float* c,
+                  long c_apart) {
+  constexpr int W = 2 * P;
+  vf acc[R][W];
   const float* row[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
-    acc[r][0] = acc[r][1] = vf{};
     row[r] = a + r * lda;
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++) acc[r][w] = vf{};
   }
   auto step = [&](long k) REGRNN_LAMBDA_INLINE {
-    const float* bk = b + static_cast<long>(index[k]) * NR;
-    const vf b0 = load(bk), b1 = load(bk + VL);
+    const float* row_of_b = b + static_cast<long>(index[k]) * NR;
+    vf bk[W];
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++) bk[w] = load(row_of_b + w / 2 * b_apart + w % 2 * VL);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const vf x = splat(row[r][k]);
-      acc[r][0] += x * b0;
-      acc[r][1] += x * b1;
+#pragma GCC unroll 4
+      for (int w = 0; w < W; w++) acc[r][w] += x * bk[w];
     }
   };
   long k = 0;
@@ -90,34 +104,34 @@ void tile_indexed(long K, const float* a, long lda, const float* b, const int32_
   }
   for (; k < K; k++) step(k);
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-    store(c + r * NR, acc[r][0]);
-    store(c + r * NR + VL, acc[r][1]);
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++) store(c + w / 2 * c_apart + r * NR + w % 2 * VL, acc[r][w]);
+}
+
+template <int P, Ahead ahead>
+REGRNN_INLINE void tile_rows(int rows, long K, const float* a, long lda, long chunk, const float* b, long b_apart,
+                             float* c, long c_apart, bool add, const float* next) {
+  switch (rows) {
+    case 1: return tile<P, 1, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
+    case 2: return tile<P, 2, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
+    case 3: return tile<P, 3, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
+    case 4: return tile<P, 4, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
+    case 5: return tile<P, 5, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
+    default: return tile<P, 6, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
   }
 }
 
-template <Ahead ahead>
-REGRNN_INLINE void tile_rows(int rows, long K, const float* a, long lda, long chunk, const float* b, float* c, bool add,
-                             const float* next) {
+template <int P>
+REGRNN_INLINE void tile_rows_indexed(int rows, long K, const float* a, long lda, const float* b, long b_apart,
+                                     const int32_t* index, float* c, long c_apart) {
   switch (rows) {
-    case 1: return tile<1, ahead>(K, a, lda, chunk, b, c, add, next);
-    case 2: return tile<2, ahead>(K, a, lda, chunk, b, c, add, next);
-    case 3: return tile<3, ahead>(K, a, lda, chunk, b, c, add, next);
-    case 4: return tile<4, ahead>(K, a, lda, chunk, b, c, add, next);
-    case 5: return tile<5, ahead>(K, a, lda, chunk, b, c, add, next);
-    default: return tile<6, ahead>(K, a, lda, chunk, b, c, add, next);
-  }
-}
-
-REGRNN_INLINE void tile_rows_indexed(int rows, long K, const float* a, long lda, const float* b, const int32_t* index,
-                                     float* c) {
-  switch (rows) {
-    case 1: return tile_indexed<1>(K, a, lda, b, index, c);
-    case 2: return tile_indexed<2>(K, a, lda, b, index, c);
-    case 3: return tile_indexed<3>(K, a, lda, b, index, c);
-    case 4: return tile_indexed<4>(K, a, lda, b, index, c);
-    case 5: return tile_indexed<5>(K, a, lda, b, index, c);
-    default: return tile_indexed<6>(K, a, lda, b, index, c);
+    case 1: return tile_indexed<P, 1>(K, a, lda, b, b_apart, index, c, c_apart);
+    case 2: return tile_indexed<P, 2>(K, a, lda, b, b_apart, index, c, c_apart);
+    case 3: return tile_indexed<P, 3>(K, a, lda, b, b_apart, index, c, c_apart);
+    case 4: return tile_indexed<P, 4>(K, a, lda, b, b_apart, index, c, c_apart);
+    case 5: return tile_indexed<P, 5>(K, a, lda, b, b_apart, index, c, c_apart);
+    default: return tile_indexed<P, 6>(K, a, lda, b, b_apart, index, c, c_apart);
   }
 }
 

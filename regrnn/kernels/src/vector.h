@@ -59,6 +59,18 @@ REGRNN_INLINE float largest(vf x) {
   return most;
 }
 
+// (a[0] + a[1], a[2] + a[3], ..., b[0] + b[1], ...).
+REGRNN_INLINE vf sums_of_neighbours(vf a, vf b) {
+#if REGRNN_VECTOR == 16
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+         __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif REGRNN_VECTOR == 8
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) + __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#endif
+}
+
 // out[k * ld_out + r] = in[r * ld + k], r < rows, k < n.
 inline void turn(const float* in, long ld, long rows, long n, float* out, long ld_out) {
   long r = 0;
