@@ -51,6 +51,20 @@ def _at(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+def _plain(*tensors: Tensor | None) -> bool:
+    """Whether autograd alone has to see an operator on these: nothing compiles, traces or overrides it.
+
+    What the operators do can then be called without torch's dispatcher, which takes longer than a small layer.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+        and not torch._C._are_functorch_transforms_active()
+        and all(t is None or type(t) is Tensor or type(t) is torch.nn.Parameter for t in tensors)
+    )
+
+
 def _twice(what: str) -> NoReturn:
     raise RuntimeError(
         f"{what} cannot be differentiated twice on the compiled core: leave out create_graph=True, or compute in "
@@ -101,9 +115,9 @@ def layer(
         h (N, H), and the state after the last step of each sequence, each (B, H).
     """
     c0 = state[1] if cell == "lstm" else None
-    h, h_n, c_n, *_ = torch.ops.regrnn.layer(
-        x_NI, state[0], c0, *weights, sizes_T, mask, shared, first, CELLS[cell], reverse
-    )
+    tensors = (x_NI, state[0], c0, *weights, sizes_T, mask, shared, first)
+    operator: Any = _DirectLayer.apply if _plain(*tensors) else torch.ops.regrnn.layer
+    h, h_n, c_n, *_ = operator(*tensors, CELLS[cell], reverse)
     return h, ((h_n, c_n) if cell == "lstm" else (h_n,))
 
 
@@ -325,14 +339,15 @@ def _layer_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 
 
 def _layer_gradient(
-    ctx: Any, d_h: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None, *_: None
+    ctx: Any, d_h: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
         _twice("a layer")
-    d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = torch.ops.regrnn.layer_backward(
-        d_h, d_h_n, d_c_n if ctx.cell == _LSTM else None, *ctx.saved_tensors, ctx.cell, ctx.reverse,
-        ctx.bias, ctx.needs_input_grad[0],
-    )  # fmt: skip
+    given = (d_h, d_h_n, d_c_n if ctx.cell == _LSTM else None, *ctx.saved_tensors)
+    operator: Any = _layer_backward if _plain(*given) else torch.ops.regrnn.layer_backward
+    d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = operator(
+        *given, ctx.cell, ctx.reverse, ctx.bias, ctx.needs_input_grad[0]
+    )
     return (
         d_x if ctx.needs_input_grad[0] else None,
         d_h0,
@@ -343,6 +358,18 @@ def _layer_gradient(
         d_b_hh if ctx.bias else None,
         *[None] * 6,
     )
+
+
+class _DirectLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = _layer(*inputs)
+        _layer_setup(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _layer_gradient(ctx, *gradients)
 
 
 # Softmax and cross-entropy.
@@ -368,7 +395,9 @@ def softmax_cross_entropy(
     first: Tensor | None = None,
 ) -> Tensor:
     """See `regrnn.nn.loss.softmax_cross_entropy`; targets have been checked. `shared` and `first` as of `layer`."""
-    loss: Tensor = torch.ops.regrnn.softmax_cross_entropy(h_NH, weight_VH, bias_V, targets_N, shared, first)[0]
+    tensors = (h_NH, weight_VH, bias_V, targets_N, shared, first)
+    operator: Any = _DirectSoftmax.apply if _plain(*tensors) else torch.ops.regrnn.softmax_cross_entropy
+    loss: Tensor = operator(*tensors)[0]
     return loss
 
 
@@ -460,14 +489,28 @@ def _softmax_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
-def _softmax_gradient(ctx: Any, d_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+def _softmax_gradient(ctx: Any, d_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if d_loss is None:
         return (None,) * 6
     if torch.is_grad_enabled():
         _twice("softmax_cross_entropy")
     wanted = ctx.needs_input_grad[:3]
-    results = torch.ops.regrnn.softmax_cross_entropy_backward(d_loss, *ctx.saved_tensors, *wanted)
+    given = (d_loss, *ctx.saved_tensors)
+    operator: Any = _softmax_backward if _plain(*given) else torch.ops.regrnn.softmax_cross_entropy_backward
+    results = operator(*given, *wanted)
     return *(result if want else None for want, result in zip(wanted, results, strict=True)), None, None, None
+
+
+class _DirectSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = _softmax(*inputs)
+        _softmax_setup(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _softmax_gradient(ctx, *gradients)
 
 
 def token_log_probabilities(h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:

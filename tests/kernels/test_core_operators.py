@@ -6,9 +6,12 @@ import pytest
 import torch
 from core_and_reference import CELLS, LayerProblem, LossProblem
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from regrnn.kernels.ops import CELLS as NUMBERS
 from regrnn.kernels.ops import core
+from regrnn.nn.layers import LSTM
+from regrnn.nn.loss import softmax_cross_entropy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -99,3 +102,42 @@ def test_operators_say_so_where_there_is_no_core(use_kernel: Callable[[str], Non
         core()
     with pytest.raises(RuntimeError, match="REGRNN_KERNEL=torch"):
         torch.ops.regrnn.layer(*layer_arguments(LayerProblem("lstm", 3, 5, (2,), padded=False)))
+
+
+class Seen(TorchDispatchMode):
+    """Notes the operators of regrnn that pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: torch._ops.OpOverload, types: object, args: tuple = (), kwargs: dict | None = None
+    ):  # type: ignore[no-untyped-def]
+        if func.namespace == "regrnn":
+            self.names.append(func.__name__.partition(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_whoever_watches_sees_the_operators_and_the_same_numbers() -> None:
+    lstm, weight = LSTM(3, 5), torch.randn(7, 5, requires_grad=True)
+    x, targets = torch.randn(4, 2, 3), torch.arange(8) % 7
+
+    def gradients() -> list[torch.Tensor]:
+        h = lstm(x)[0].reshape(8, 5)
+        loss = softmax_cross_entropy(h, weight, None, targets)
+        return [loss, *torch.autograd.grad(loss, [weight, *lstm.parameters()])]
+
+    alone = gradients()
+    with Seen() as seen:
+        watched = gradients()
+    assert seen.names == [
+        "layer", "softmax_cross_entropy", "softmax_cross_entropy_backward", "layer_backward"
+    ]  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(alone, watched, strict=True))
+
+
+def test_transform_of_something_else() -> None:
+    lstm, x = LSTM(3, 5), torch.randn(4, 2, 3)
+    slope = torch.func.grad(lambda w: (lstm(x)[0] * w).sum())(torch.tensor(2.0))
+    torch.testing.assert_close(slope, lstm(x)[0].sum())
