@@ -98,7 +98,6 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "shared_outer": (None, [_S, _N, _P, _P, _N, *[_P] * 5, _N]),
     "softmax_forward": (None, [_N, _N, _N, *[_P] * 10, _S, _P, _N]),
     "softmax_backward": (None, [_N, _N, _N, *[_P] * 4, _F, *[_P] * 5, _S, *[_P] * 3, _N]),
-    "log_probabilities": (None, [_N, _N, _N, *[_P] * 7, _N]),
     "step": (None, [POINTER(Stack), _P]),
     "generate": (None, [POINTER(Stack), POINTER(Drawing), _N, _P]),
     "sum_of_squares": (c_double, [_N, _P, _P, _N]),

@@ -410,8 +410,25 @@ def _softmax(
     first: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     h, weight, bias, targets = _contiguous(h, weight, bias, targets)
+    _, e, inverse_z = _softmax_meta(h, weight, bias, targets, shared, first)
+    losses = torch.empty_like(inverse_z)
+    _softmax_pass(h, weight, bias, targets, e, inverse_z, losses, shared, first)
+    return losses.sum(dtype=torch.float64).to(h.dtype), e, inverse_z
+
+
+def _softmax_pass(
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    e: Tensor | None,
+    inverse_z: Tensor | None,
+    losses: Tensor,
+    shared: Tensor | None,
+    first: Tensor | None,
+) -> None:
+    """Fills `losses` and, unless they are None, what the backward pass needs: e and inverse_z."""
     (N, H), V, width, threads = h.shape, len(weight), core().panel_width, torch.get_num_threads()
-    e, inverse_z, losses = h.new_empty((V + width - 1) // width, N, width), h.new_empty(N), h.new_empty(N)
     most, m, sums = h.new_empty(threads, N, width), h.new_empty(N), h.new_empty(_GROUPS, N)
     lists, compacted = None, None
     _alive: list[Tensor] = []
@@ -420,7 +437,6 @@ def _softmax(
         compacted = h.new_empty(N * H + threads * _packed(H))
     places = map(_at, (h, weight, bias, targets, e, inverse_z, losses, most, m, sums))
     _products().softmax_forward(N, H, V, *places, lists, _at(compacted), threads)
-    return losses.sum(dtype=torch.float64).to(h.dtype), e, inverse_z
 
 
 def _softmax_meta(
@@ -521,12 +537,9 @@ def token_log_probabilities(h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | No
 
 def _log_probabilities(h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     h, weight, bias, targets = _contiguous(h, weight, bias, targets)
-    (N, H), V = h.shape, len(weight)
-    out, scratch = h.new_empty(N), h.new_empty(2, _GROUPS, N, core().panel_width)
-    _products().log_probabilities(
-        N, H, V, *map(_at, (h, weight, bias, targets, out, scratch[0], scratch[1])), torch.get_num_threads()
-    )
-    return out
+    losses = h.new_empty(len(h))
+    _softmax_pass(h, weight, bias, targets, None, None, losses, None, None)
+    return losses.neg_()
 
 
 # Masks.

@@ -167,11 +167,6 @@ EXPORT void regrnn_shared_outer(const Shared* shared, int64_t columns, const flo
   });
 }
 
-EXPORT void regrnn_log_probabilities(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* bias,
-                               const int64_t* targets, float* out, float* most, float* total, int64_t threads) {
-  log_probabilities(N, H, V, h, w, bias, targets, out, most, total, static_cast<int>(threads));
-}
-
 EXPORT void regrnn_step(const Stack* stack, const int64_t* tokens) { step_tokens(*stack, tokens); }
 
 EXPORT void regrnn_generate(const Stack* stack, const Drawing* drawing, int64_t length, int64_t* tokens) {

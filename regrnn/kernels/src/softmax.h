@@ -53,8 +53,8 @@ struct IntoLargest {
   }
 };
 
-// exp(logit - m) into panels from `first` on, and their sums. The target is kept apart, with 0 in its place, so that the
-// gradient there, minus the others' share, is exact where it is small.
+// exp(logit - m) into panels from `first` on, unless e is null, and their sums. The target is kept apart, with 0 in its
+// place, so that the gradient there, minus the others' share, is exact where it is small.
 struct IntoExponentials {
   static constexpr bool wants_sums = false;
   const float* bias;
@@ -71,18 +71,23 @@ struct IntoExponentials {
     const long j = (first + panel) * NR;
     const Offsets offsets(bias, j, V);
     const vf b0 = offsets[0], b1 = offsets[VL];
-    float* out = e + ((first + panel) * N + row0) * NR;
-    for (long r = 0; r < rows; r++, out += NR) {
+    for (long r = 0; r < rows; r++) {
       const vf x0 = load(values + r * NR) + b0, x1 = load(values + r * NR + VL) + b1, mr = splat(m[row0 + r]);
       vf e0 = exp(x0 - mr), e1 = exp(x1 - mr);
-      store(out, e0);
-      store(out + VL, e1);
       const long t = targets[row0 + r] - j;
       if (t >= 0 && t < NR) {
         target_logits[row0 + r] = values[r * NR + t] + offsets.values[t];
-        out[t] = 0;
-        e0 = load(out);
-        e1 = load(out + VL);
+        float both[NR];
+        store(both, e0);
+        store(both + VL, e1);
+        both[t] = 0;
+        e0 = load(both);
+        e1 = load(both + VL);
+      }
+      if (e != nullptr) {
+        float* out = e + ((first + panel) * N + row0 + r) * NR;
+        store(out, e0);
+        store(out + VL, e1);
       }
       float* sum = lanes + (row0 + r) * VL;
       store(sum, load(sum) + (e0 + e1));
@@ -90,7 +95,7 @@ struct IntoExponentials {
   }
 };
 
-// e [panels][N][NR], inverse_z [N] and the losses -log p [N]. Scratch: `most` (threads, N, NR), m (N), sums (GROUPS, N);
+// e [panels][N][NR], inverse_z [N] (both of them or neither; else null) and the losses -log p [N]. Scratch: `most` (threads, N, NR), m (N), sums (GROUPS, N);
 // under a shared mask on h, `compacted`: (N, H) + (threads, max(IN_CACHE, H NR)).
 inline void softmax_forward(long N, long H, long V, const float* h, const float* w, const float* bias,
                             const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* m,
@@ -142,6 +147,7 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
         reached &= !(z <= 1e-17 || z >= 1e30);  // what is not a number will not be one the next time either
         // Where the target is nearly certain, log z would lose what is left.
         losses[r] = static_cast<float>(others < own ? std::log1p(others / own) : std::log(z) - target);
+        if (e == nullptr) continue;
         e[((targets[r] / NR) * N + r) * NR + targets[r] % NR] = static_cast<float>(-others);
         inverse_z[r] = static_cast<float>(1 / z);
       }
@@ -189,81 +195,6 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
       multiply_deep(id, n, N, H, V, Rows{e, NR, N * NR}, ByRows{w, H, H},
                     IntoRows{d_h, H, H, nullptr, nullptr, inverse_z, factor}, waiting, held);
     if (weights) multiply(id, n, d_w == nullptr ? 1 : H, V, N, Rows{turned, N}, Ready{e, N}, sink, held);
-  });
-}
-
-// Largest value and sum of exponentials, kept up to date as logits come by: -log p without the logits.
-struct IntoLogSum {
-  static constexpr bool wants_sums = false;
-  long V;
-  const float* bias;
-  const int64_t* targets;
-  float* most;           // [N][NR]
-  float* total;          // [N][NR]
-  float* target_logits;  // [N]
-
-  float weight(long) const { return 1.f; }
-  void sums(long, const float*, bool) const {}
-  void operator()(long panel, long row0, long rows, const float* values) const {
-    const long j = panel * NR, width = V - j;
-    float offsets[NR];
-    for (long i = 0; i < NR; i++)
-      offsets[i] = i >= width ? -std::numeric_limits<float>::infinity() : bias == nullptr ? 0.f : bias[j + i];
-    for (long r = 0; r < rows; r++) {
-      float logits[NR];
-      for (int v = 0; v < NR; v += VL) {
-        const long at = (row0 + r) * NR + v;
-        const vf x = load(values + r * NR + v) + load(offsets + v);
-        store(logits + v, x);
-        const vf before = load(most + at), now = max(x, before);
-        const vf floor = now < splat(-3e38f) ? vf{} : now;  // nothing but -infinity so far: no difference of infinities
-        store(total + at, load(total + at) * exp(before - floor) + exp(x - floor));
-        store(most + at, now);
-      }
-      const long t = targets[row0 + r] - j;
-      if (t >= 0 && t < NR) target_logits[row0 + r] = logits[t];
-    }
-  }
-};
-
-// log p of the targets [N]. Scratch: most and total, each (GROUPS, N, NR).
-inline void log_probabilities(long N, long H, long V, const float* h, const float* w, const float* bias,
-                              const int64_t* targets, float* out, float* most, float* total, int threads) {
-  const long panels = (V + NR - 1) / NR;
-  parallel(threads, [&](int id, int n, Barrier& barrier) {
-    const Part part(GROUPS, id, n);
-    Held held;
-    for (long g = part.begin; g < part.end; g++) {
-      const Group group(panels, g);
-      float* top = most + g * N * NR;
-      std::fill(top, top + N * NR, -std::numeric_limits<float>::infinity());
-      std::fill(total + g * N * NR, total + (g + 1) * N * NR, 0.f);
-      if (group.begin == group.end) continue;
-      const long j = group.begin * NR, width = std::min(V, group.end * NR) - j;
-      // The group as a vocabulary of its own; targets outside of it are no columns of it.
-      struct Shifted : IntoLogSum {
-        long offset;
-        void operator()(long panel, long row0, long rows, const float* values) const {
-          IntoLogSum::operator()(panel + offset, row0, rows, values);
-        }
-      };
-      Shifted sink{{V, bias, targets, top, total + g * N * NR, out}, group.begin};
-      multiply(0, 1, N, width, H, Rows{h, H}, ByColumns{w + j * H, H, width}, sink, held);
-    }
-    barrier.wait();
-    const Part rows(N, id, n);
-    for (long r = rows.begin; r < rows.end; r++) {
-      float m = -std::numeric_limits<float>::infinity();
-      for (long g = 0; g < GROUPS; g++)
-        for (int i = 0; i < NR; i++) m = std::max(m, most[(g * N + r) * NR + i]);
-      double z = 0;
-      for (long g = 0; g < GROUPS; g++)
-        for (int i = 0; i < NR; i++) {
-          const long at = (g * N + r) * NR + i;
-          if (total[at] != 0) z += total[at] * std::exp(static_cast<double>(most[at]) - m);
-        }
-      out[r] = static_cast<float>(out[r] - m - std::log(z));
-    }
   });
 }
 
