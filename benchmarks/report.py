@@ -13,6 +13,7 @@ from regrnn.errors import RegrnnError
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
+ELSEWHERE = RESULTS.with_name("performance-zen4.json")
 TEMPLATE = Path(__file__).with_name("performance.template.md")
 HEAD = "<!-- Written by `python -m benchmarks.report`; the text is in benchmarks/performance.template.md. -->\n\n"
 
@@ -20,8 +21,8 @@ MASKS = {"step": "the paper's masks", "batch": '`masks="batch"`'}
 FACTORS = {"hidden": "hidden units", "batch": "batch", "steps": "steps", "vocabulary": "words", "threads": "threads"}
 
 
-def render(entries: Sequence[Entry]) -> str:
-    """The page."""
+def render(entries: Sequence[Entry], elsewhere: Sequence[Entry] = ()) -> str:
+    """The page, with ratios alone of what was measured on another machine."""
     text = HEAD + TEMPLATE.read_text(encoding="utf-8")
     by_part = {part: _ordered([entry for entry in entries if entry["part"] == part]) for part in TABLES}
     blocks = {"machine": machine(entries), "toy": TOY if any(entry["quick"] for entry in entries) else ""}
@@ -32,6 +33,7 @@ def render(entries: Sequence[Entry]) -> str:
             if found
             else f"*Not measured yet: `python -m benchmarks {part}`.*"
         )
+    blocks["elsewhere"] = "\n".join(other_machine(elsewhere)) if elsewhere else "*Not measured.*"
     for name, block in blocks.items():
         text = text.replace("{{" + name + "}}", block)
     while "\n\n\n" in text:
@@ -292,6 +294,23 @@ def corpus(entries: Sequence[Entry]) -> Iterator[str]:
     yield from _table(head, rows)
 
 
+def other_machine(entries: Sequence[Entry]) -> Iterator[str]:
+    """Ratios, and what they are of: enough to see what changes with the processor."""
+    yield machine(entries)
+    yield ""
+    what = {"step": "a step of training", "layer": "the layer alone", "translation": "translating", "memory": "memory"}
+    rows = []
+    for part in ("step", "layer", "inference", "translation", "memory"):
+        for entry, figure in _figures(_ordered([entry for entry in entries if entry["part"] == part])):
+            about = _masks(entry, figure) if part in ("step", "memory") else figure["name"]
+            unit = {"memory": "MiB", "translation": "sentences/s"}.get(part, "words/s")
+            values = f"{number(figure['idiom']['median'])} / {number(figure['ours']['median'])} {unit}"
+            rows.append([what.get(part, "scoring and generating"), _model(entry), about, values, _ratio(figure)])
+    yield from _table(["", "", "", "idiom / regrnn", "ratio"], rows)
+    yield ""
+    yield source(entries)
+
+
 TABLES: dict[str, Callable[[Sequence[Entry]], Iterator[str]]] = {
     "roofline": roofline,
     "step": step,
@@ -312,6 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("results", nargs="*", type=Path, default=[RESULTS], help=f"files to read (default: {RESULTS})")
     parser.add_argument("--out", type=Path, default=PAGE, help=f"the page (default: {PAGE})")
+    parser.add_argument("--elsewhere", type=Path, default=ELSEWHERE, help="results of another machine (default: Zen 4)")
     flags = parser.parse_args(arguments)
     from benchmarks.pictures import core_picture, growth_picture
 
@@ -320,12 +340,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in flags.results:
             for entry in read(path):
                 entries = merge(entries, entry)
+        elsewhere = read(flags.elsewhere)
     except RegrnnError as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 1
     images = flags.out.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
-    flags.out.write_text(render(entries), encoding="utf-8")
+    flags.out.write_text(render(entries, elsewhere), encoding="utf-8")
     core_picture(images / "core.svg")
     if grown := _ordered([entry for entry in entries if entry["part"] == "growth"]):
         growth_picture(images / "growth.svg", grown)

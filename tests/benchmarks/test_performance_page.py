@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report import PAGE, ROOT, TABLES, main, render
+from benchmarks.report import ELSEWHERE, PAGE, ROOT, TABLES, main, render
 from benchmarks.results import RESULTS, Entry, read
 from benchmarks.tables import lines, number, spread
 
@@ -59,7 +59,7 @@ def all_parts() -> list[Entry]:
 
 
 def test_the_committed_page_is_what_the_committed_results_give() -> None:
-    assert PAGE.read_text(encoding="utf-8") == render(read(RESULTS)), "run python -m benchmarks.report"
+    assert PAGE.read_text(encoding="utf-8") == render(read(RESULTS), read(ELSEWHERE)), "run python -m benchmarks.report"
 
 
 def test_what_the_committed_page_shows_is_there() -> None:
@@ -101,12 +101,17 @@ def test_toys_are_marked() -> None:
 def test_the_command_writes_page_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.json"
     results.write_text(json.dumps(all_parts()))
+    elsewhere = tmp_path / "elsewhere.json"
     page = tmp_path / "docs" / "performance.md"
-    assert main([str(results), "--out", str(page)]) == 0
+    flags = [str(results), "--out", str(page), "--elsewhere", str(elsewhere)]
+    assert main(flags) == 0
     assert page.read_text() == render(all_parts())
+    elsewhere.write_text(json.dumps(all_parts()))
+    assert main(flags) == 0
+    assert page.read_text() == render(all_parts(), all_parts())
     assert all(b"</svg>" in (page.parent / "images" / name).read_bytes() for name in ("core.svg", "growth.svg"))
     results.write_text("{}]")
-    assert main([str(results), "--out", str(page)]) == 1
+    assert main(flags) == 1
     assert "not a results file" in capsys.readouterr().err
 
 
