@@ -20,6 +20,7 @@ CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "rnn_sigmoid": 2, "lstm": 3, "gru": 4}
 _LSTM, _GRU = 3, 4
 _GROUPS = 64  # GROUPS of src/softmax.h
 _IN_CACHE = 48 * 1024  # IN_CACHE of src/shared.h
+_FEATURES_IN_CACHE = 96  # the least that FEATURES_IN_CACHE of src/shared.h is
 _DOT_DEPTH = 512  # DOT_DEPTH of src/shared.h
 _SIDE = 32  # SIDE of src/rounded.h
 _PIECE = 1 << 14  # PIECE of src/update.h
@@ -165,9 +166,9 @@ def _waiting(rows: Tensor, columns: int) -> Tensor:
     return rows.new_empty((columns + width - 1) // width, len(rows), width)
 
 
-def _packed(K: int) -> int:
-    """Floats of scratch that a thread packs panels of K features into."""
-    return max(_IN_CACHE, K * core().panel_width)
+def _own(rows: int, K: int, groups: int) -> int:
+    """Floats of scratch that a thread needs under a shared mask: `own_floats` of src/shared.h or more."""
+    return max(_IN_CACHE, 2 * (K + rows) * core().panel_width + groups * (K // _FEATURES_IN_CACHE + 2) + 15)
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Any]:
@@ -201,7 +202,7 @@ def _layer(
     threads = torch.get_num_threads()
     if shared is not None and first is not None:
         lists, _lists_alive = _shared(x, shared, first)
-        compacted, own = torch.empty_like(x), x.new_empty(threads, _packed(in_features))
+        compacted, own = torch.empty_like(x), x.new_empty(threads, _own(N, in_features, len(shared)))
         _products().shared_project(lists, G, *map(_at, (x, w_ih, b_ih, b_input, gates, compacted, own)), threads)
     else:
         _products().project(N, G, in_features, *map(_at, (x, w_ih, b_ih, b_input, gates)), threads)
@@ -276,7 +277,7 @@ def _layer_backward(
         if wants_x:
             turned_w, lanes = w_ih.new_empty(in_features, _DOT_DEPTH), _lanes(x, shared)
             kernel.shared_product(lists, G, _at(d_gates), width, *map(_at, (w_ih, d_x, turned_w, lanes)), threads)
-        turned, own = x.new_empty(in_features, N), x.new_empty(threads, _packed(in_features))
+        turned, own = x.new_empty(in_features, N), x.new_empty(threads, _own(N, in_features, len(shared)))
         sums = [_at(d_b_ih), None if cell == _GRU else _at(d_b_hh)] if bias else [None, None]
         kernel.shared_outer(lists, G, _at(x), _at(d_gates), width, _at(d_w_ih), *sums, _at(turned), _at(own), threads)
     elif wants_x:
@@ -434,7 +435,7 @@ def _softmax_pass(
     _alive: list[Tensor] = []
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
-        compacted = h.new_empty(N * H + threads * _packed(H))
+        compacted = h.new_empty(N * H + 15 + threads * _own(N, H, len(shared)))
     places = map(_at, (h, weight, bias, targets, e, inverse_z, losses, most, m, sums))
     _products().softmax_forward(N, H, V, *places, lists, _at(compacted), threads)
 
@@ -467,7 +468,7 @@ def _softmax_backward(
     _alive: list[Tensor] = []
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
-        scratch = [h.new_empty(H, _DOT_DEPTH), _lanes(h, shared), h.new_empty(threads, _packed(H))]
+        scratch = [h.new_empty(H, _DOT_DEPTH), _lanes(h, shared), h.new_empty(threads, _own(N, H, len(shared)))]
     elif wants_h:
         waiting = _waiting(h, H)
     turned = h.new_empty(H, N)

@@ -130,7 +130,7 @@ EXPORT void regrnn_softmax_backward(int64_t N, int64_t H, int64_t V, const float
 }
 
 // The three products above with a shared mask on the side that has K features. Scratch: compacted (N, K) and own
-// (threads, max(IN_CACHE, K NR)).
+// (threads, own_floats).
 EXPORT void regrnn_shared_project(const Shared* shared, int64_t columns, const float* x, const float* w,
                                   const float* bias, const float* bias2, float* c, float* compacted, float* own,
                                   int64_t threads) {
@@ -140,7 +140,7 @@ EXPORT void regrnn_shared_project(const Shared* shared, int64_t columns, const f
     compact(id, n, s, x, compacted);
     barrier.wait();
     shared_multiply(id, n, s, columns, compacted, ByColumns{w, s.K, columns}, IntoRows{c, columns, columns, bias, bias2},
-                    own + id * std::max(IN_CACHE, s.K * NR));
+                    own + id * own_floats(s));
   });
 }
 
@@ -154,7 +154,7 @@ EXPORT void regrnn_shared_product(const Shared* shared, int64_t columns, const f
   });
 }
 
-// c (columns, K) = d^T D(x), and the column sums of d. Scratch: turned (K, N), own (threads, max(IN_CACHE, K NR)).
+// c (columns, K) = d^T D(x), and the column sums of d. Scratch: turned (K, N), own (threads, own_floats).
 EXPORT void regrnn_shared_outer(const Shared* shared, int64_t columns, const float* x, const float* d, int64_t ldd,
                                 float* c, float* sums, float* sums2, float* turned, float* own, int64_t threads) {
   const Shared& s = *shared;
@@ -163,7 +163,7 @@ EXPORT void regrnn_shared_outer(const Shared* shared, int64_t columns, const flo
     compact_turned(id, n, s, x, nullptr, 1.f, turned);
     barrier.wait();
     shared_weight_gradient(id, n, s, columns, turned, ByRows{d, ldd, columns},
-                           IntoColumns{c, s.K, columns, sums, sums2}, own + id * std::max(IN_CACHE, s.K * NR));
+                           IntoColumns{c, s.K, columns, sums, sums2}, own + id * own_floats(s));
   });
 }
 

@@ -60,14 +60,25 @@ inline void compact_turned(int id, int threads, const Shared& s, const float* x,
 // Floats of packed panels that a thread passes all rows over before it goes on: they stay in a second-level cache.
 constexpr long IN_CACHE = 48 * 1024;
 
-// C = D(x) B, N x `columns`, from compacted x. `packed` is scratch of this thread: max(IN_CACHE, K NR).
+// Features whose sums of panels side by side stay in a first-level cache while all groups add to them.
+constexpr long FEATURES_IN_CACHE = 6 * 1024 / (PAIR * NR);
+
+// n floats in whole cache lines: a vector that crosses one is loaded twice.
+REGRNN_INLINE long whole_lines(long n) { return (n + 15) / 16 * 16; }
+
+// Floats of scratch of its own that a thread needs for each of the products here.
+REGRNN_INLINE long own_floats(const Shared& s) {
+  return std::max(IN_CACHE, whole_lines(PAIR * (s.K + s.N) * NR + s.groups * (s.K / FEATURES_IN_CACHE + 2)));
+}
+
+// C = D(x) B, N x `columns`, from compacted x. `packed` is scratch of this thread.
 template <class Source, class Sink>
 void shared_multiply(int id, int threads, const Shared& s, long columns, const float* x, const Source& b,
                      const Sink& sink, float* packed) {
   constexpr long ROWS = 6 * TILE_ROWS, apart = ROWS * NR;
   alignas(64) float values[PAIR * apart];
   const Part part((columns + NR - 1) / NR, id, threads);
-  const long one = s.K * NR, at_once = std::max(1L, IN_CACHE / std::max(1L, one));
+  const long one = s.K * NR, at_once = std::max<long>(PAIR, IN_CACHE / std::max(1L, one));
   for (long p0 = part.begin; p0 < part.end; p0 += at_once) {
     const long p1 = std::min(p0 + at_once, part.end);
     for (long p = p0; p < p1; p++) b.pack(p, 0, s.K, packed + (p - p0) * one);
@@ -351,44 +362,46 @@ void tiles_scattered(long count, long K, const float* a, long lda, const float* 
   if (i < count) tile_scattered<P, 1>(K, a + i * lda, lda, b, b_apart, c, c_apart, list + i, count - i);
 }
 
-// c (columns, s.K) = (D(x)^T b)^T and the column sums of b, from x compacted and turned. `values` is scratch of this
-// thread: max(IN_CACHE, s.K NR).
+// c (columns, s.K) = (D(x)^T b)^T and the column sums of b, from x compacted and turned. `own` is scratch of this thread.
 template <class Source>
 void shared_weight_gradient(int id, int threads, const Shared& s, long columns, const float* x, const Source& b,
-                            const IntoColumns& sink, float* values) {
+                            const IntoColumns& sink, float* own) {
   constexpr long ROWS = 128;
-  alignas(64) float packed[PAIR * ROWS * NR];
   const Part part((columns + NR - 1) / NR, id, threads);
-  const long one = s.K * NR, at_once = std::min(8L, std::max(1L, IN_CACHE / 3 / std::max(1L, one)));
-  for (long p0 = part.begin; p0 < part.end; p0 += at_once) {
-    const long p1 = std::min(p0 + at_once, part.end);
-    Sums<IntoColumns> sums[8];
-    std::memset(values, 0, (p1 - p0) * one * sizeof(float));
-    for (long g = 0; g < s.groups; g++) {
-      const long group_rows = s.first[g + 1] - s.first[g], count = s.count[g];
-      const int32_t* list = s.kept + g * s.K;
-      for (long r0 = 0; r0 < group_rows; r0 += ROWS) {
-        const long row = s.first[g] + r0, rows = std::min(ROWS, group_rows - r0);
-        const float* a = x + s.first[g] * s.K + r0;
-        for (long p = p0, wide; p < p1; p += wide) {
-          wide = std::min<long>(PAIR, p1 - p);
-          const float* bg[PAIR];
-          for (long w = 0; w < wide; w++) {
-            bg[w] = b.pack(p + w, row, rows, packed + w * ROWS * NR);
-            sums[p + w - p0].add(sink, bg[w], row, rows);
-          }
-          float* c = values + (p - p0) * one;
+  const long apart = s.K * NR;
+  float *values = own, *packed = own + PAIR * apart;
+  // Where in its list a group's features of each part begin.
+  int32_t* const starts = reinterpret_cast<int32_t*>(packed + PAIR * s.N * NR);
+  const long parts = (s.K + FEATURES_IN_CACHE - 1) / FEATURES_IN_CACHE;
+  for (long g = 0; g < s.groups; g++)
+    for (long i = 0; i <= parts; i++)
+      starts[g * (parts + 1) + i] = static_cast<int32_t>(kept_from(s, g, i * FEATURES_IN_CACHE));
+  for (long p = part.begin, wide; p < part.end; p += wide) {
+    wide = std::min<long>(PAIR, part.end - p);
+    const float* from[PAIR];
+    for (long w = 0; w < wide; w++) {
+      Sums<IntoColumns> sums;
+      from[w] = b.pack(p + w, 0, s.N, packed + w * s.N * NR);
+      sums.add(sink, from[w], 0, s.N);
+      sums.give(sink, p + w, false);
+    }
+    std::memset(values, 0, wide * apart * sizeof(float));
+    for (long i = 0; i < parts; i++)
+      for (long g = 0; g < s.groups; g++) {
+        const int32_t* start = starts + g * (parts + 1) + i;
+        const long begin = start[0], count = start[1] - begin;
+        const long group_rows = s.first[g + 1] - s.first[g];
+        const int32_t* list = s.kept + g * s.K + begin;
+        for (long r0 = 0; r0 < group_rows; r0 += ROWS) {
+          const long rows = std::min(ROWS, group_rows - r0);
+          const float *a = x + s.first[g] * s.K + begin * group_rows + r0, *row = from[0] + (s.first[g] + r0) * NR;
           if (wide == 2)
-            tiles_scattered<PAIR>(count, rows, a, group_rows, bg[0], bg[PAIR - 1] - bg[0], c, one, list);
+            tiles_scattered<PAIR>(count, rows, a, group_rows, row, from[PAIR - 1] - from[0], values, apart, list);
           else
-            tiles_scattered<1>(count, rows, a, group_rows, bg[0], 0, c, one, list);
+            tiles_scattered<1>(count, rows, a, group_rows, row, 0, values, 0, list);
         }
       }
-    }
-    for (long p = p0; p < p1; p++) {
-      sink(p, 0, s.K, values + (p - p0) * one);
-      sums[p - p0].give(sink, p, false);
-    }
+    for (long w = 0; w < wide; w++) sink(p + w, 0, s.K, values + w * apart);
   }
 }
 

@@ -96,7 +96,7 @@ struct IntoExponentials {
 };
 
 // e [panels][N][NR], inverse_z [N] (both of them or neither; else null) and the losses -log p [N]. Scratch: `most` (threads, N, NR), m (N), sums (GROUPS, N);
-// under a shared mask on h, `compacted`: (N, H) + (threads, max(IN_CACHE, H NR)).
+// under a shared mask on h, `compacted`: (N, H) in whole cache lines + (threads, own_floats).
 inline void softmax_forward(long N, long H, long V, const float* h, const float* w, const float* bias,
                             const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* m,
                             float* sums, const Shared* shared, float* compacted, int threads) {
@@ -112,7 +112,7 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
       const ByColumns source{w + from * H, H, columns};
       if (shared != nullptr)
         shared_multiply(part, threads, *shared, columns, compacted, source, sink,
-                        compacted + N * H + id * std::max(IN_CACHE, H * NR));
+                        compacted + whole_lines(N * H) + id * own_floats(*shared));
       else
         multiply(part, threads, N, columns, H, Rows{h, H}, source, sink, held);
     };
@@ -169,7 +169,7 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
 
 // Gradients, `factor` times; each of d_h, d_w, d_bias may be null. Scratch: turned (H, N), and waiting (panels of H, N,
 // NR) for d_h; under a shared mask on h, instead of waiting, turned_w (H, DOT_DEPTH), lanes
-// (N + groups VL) H and own (threads, max(IN_CACHE, H NR)).
+// (N + groups VL) H and own (threads, own_floats).
 inline void softmax_backward(long N, long H, long V, const float* h, const float* w, const float* e,
                              const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias, float* turned,
                              float* waiting, const Shared* shared, float* turned_w, float* lanes, float* own,
@@ -185,7 +185,7 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
         shared_input_gradient(id, n, *shared, V, w, Rows{e, NR, N * NR}, inverse_z, factor, d_h, turned_w, lanes);
       if (weights)
         shared_weight_gradient(id, n, *shared, V, turned, Ready{e, N}, sink,
-                               own + id * std::max(IN_CACHE, H * NR));
+                               own + id * own_floats(*shared));
       return;
     }
     if (weights) transpose(id, n, h, N, H, H, inverse_z, factor, turned);
