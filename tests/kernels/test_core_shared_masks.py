@@ -32,13 +32,13 @@ def test_softmax_agrees_with_the_definition(instruction_set: str, problem: LossP
 @pytest.mark.parametrize("every", [1, 5])
 @pytest.mark.parametrize("wanted", [None, {"w_ih"}, {"x"}])
 def test_layer_agrees_beyond_the_blocks(instruction_set: str, every: int, wanted: set[str] | None) -> None:
-    problem = LayerProblem("lstm", 270, 75, (40,) * 13, every=every)
+    problem = LayerProblem("lstm", 400, 75, (40,) * 13, every=every)
     assert_layer_agreement(problem, wanted)
 
 
 @pytest.mark.parametrize("wanted", [None, {"h"}, {"weight"}, {"bias"}, {"h", "bias"}])
 def test_softmax_agrees_beyond_the_blocks(instruction_set: str, wanted: set[str] | None) -> None:
-    problem = LossProblem(500, 270, 300, group=20)
+    problem = LossProblem(500, 790, 300, group=20)
     assert_agreement(problem.results("core", wanted), problem.results("definition", wanted))
 
 
