@@ -7,7 +7,7 @@ V classes. The operators take float32 on the CPU alone; whoever calls them looks
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -66,6 +66,18 @@ def _plain(*tensors: Tensor | None) -> bool:
     )
 
 
+def _direct(name: str, compute: Callable[..., Any], setup: Callable[..., None], gradient: Callable[..., Any]) -> Any:
+    """What an operator does, past the dispatcher: arguments as of `torch.library.register_autograd`."""
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = compute(*inputs)
+        setup(ctx, inputs, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(gradient)}
+    return type(name, (torch.autograd.Function,), methods).apply  # type: ignore[attr-defined]
+
+
 def _twice(what: str) -> NoReturn:
     raise RuntimeError(
         f"{what} cannot be differentiated twice on the compiled core: leave out create_graph=True, or compute in "
@@ -117,7 +129,7 @@ def layer(
     """
     c0 = state[1] if cell == "lstm" else None
     tensors = (x_NI, state[0], c0, *weights, sizes_T, mask, shared, first)
-    operator: Any = _DirectLayer.apply if _plain(*tensors) else torch.ops.regrnn.layer
+    operator: Any = _direct_layer if _plain(*tensors) else torch.ops.regrnn.layer
     h, h_n, c_n, *_ = operator(*tensors, CELLS[cell], reverse)
     return h, ((h_n, c_n) if cell == "lstm" else (h_n,))
 
@@ -361,16 +373,7 @@ def _layer_gradient(
     )
 
 
-class _DirectLayer(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        output = _layer(*inputs)
-        _layer_setup(ctx, inputs, output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _layer_gradient(ctx, *gradients)
+_direct_layer = _direct("Layer", _layer, _layer_setup, _layer_gradient)
 
 
 # Softmax and cross-entropy.
@@ -397,7 +400,7 @@ def softmax_cross_entropy(
 ) -> Tensor:
     """See `regrnn.nn.loss.softmax_cross_entropy`; targets have been checked. `shared` and `first` as of `layer`."""
     tensors = (h_NH, weight_VH, bias_V, targets_N, shared, first)
-    operator: Any = _DirectSoftmax.apply if _plain(*tensors) else torch.ops.regrnn.softmax_cross_entropy
+    operator: Any = _direct_softmax if _plain(*tensors) else torch.ops.regrnn.softmax_cross_entropy
     loss: Tensor = operator(*tensors)[0]
     return loss
 
@@ -518,16 +521,7 @@ def _softmax_gradient(ctx: Any, d_loss: Tensor | None, *_: Tensor | None) -> tup
     return *(result if want else None for want, result in zip(wanted, results, strict=True)), None, None, None
 
 
-class _DirectSoftmax(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        output = _softmax(*inputs)
-        _softmax_setup(ctx, inputs, output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _softmax_gradient(ctx, *gradients)
+_direct_softmax = _direct("SoftmaxCrossEntropy", _softmax, _softmax_setup, _softmax_gradient)
 
 
 def token_log_probabilities(h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
