@@ -24,6 +24,7 @@ _FEATURES_IN_CACHE = 96  # the least that FEATURES_IN_CACHE of src/shared.h is
 _DOT_DEPTH = 512  # DOT_DEPTH of src/shared.h
 _SIDE = 32  # SIDE of src/rounded.h
 _PIECE = 1 << 14  # PIECE of src/update.h
+_LEAST_OUTPUTS = 512  # where products pay that leave out what separate masks strike: below, panels are too few
 
 _library = torch.library.Library("regrnn", "DEF")
 
@@ -43,9 +44,12 @@ def _products() -> Core:
     return core()
 
 
-def leaves_columns_out() -> bool:
-    """Whether a shared mask's columns are left out: in bfloat16 all of them cost less than a part in float32."""
-    return _products() is core()
+def leaves_out(separate: bool, outputs: int) -> bool:
+    """Whether products with so many outputs leave out what masks strike, of each row's own (`separate`) or shared.
+
+    In bfloat16 all of it costs less than a part in float32.
+    """
+    return _products() is core() and (not separate or outputs >= _LEAST_OUTPUTS)
 
 
 def _at(tensor: Tensor | None) -> int | None:
@@ -120,7 +124,7 @@ def layer(
         sizes_T: rows of each time step, int64, not increasing.
         mask: of the recurrent state: None, (N, H), or (T or 1, B or 1, H).
         shared: None, or a mask of the input (groups, I) whose row g is that of the rows [first[g], first[g + 1]).
-        first: (groups + 1,) int64, or None.
+        first: (groups + 1,) int64, or None if each row has a mask of its own.
         cell: a key of `CELLS`.
         reverse: run from the end of each sequence.
 
@@ -164,6 +168,11 @@ def _shared(x: Tensor, mask: Tensor, first: Tensor) -> tuple[Any, list[Tensor]]:
     filled = Shared(groups=groups, N=len(x), K=K)
     filled.first, filled.mask, filled.kept, filled.count = map(_at, (first, mask, kept, count))
     return ctypes.byref(filled), [mask, first, kept, count]
+
+
+def _separate(x: Tensor) -> Tensor:
+    """Scratch for the products with x where each of its rows has a mask of its own."""
+    return x.new_empty(core().separate_floats(*x.shape, torch.get_num_threads()))
 
 
 def _lanes(x: Tensor, mask: Tensor) -> Tensor:
@@ -212,7 +221,11 @@ def _layer(
         b_input[2 * H :] = 0
         filled.b_hn = b_hh.data_ptr() + 2 * H * b_hh.element_size()
     threads = torch.get_num_threads()
-    if shared is not None and first is not None:
+    if shared is not None and first is None:
+        shared, scratch = shared.contiguous(), _separate(x)
+        places = map(_at, (shared, x, w_ih, b_ih, b_input, gates, scratch))
+        core().separate_project(N, in_features, G, *places, threads)
+    elif shared is not None and first is not None:
         lists, _lists_alive = _shared(x, shared, first)
         compacted, own = torch.empty_like(x), x.new_empty(threads, _own(N, in_features, len(shared)))
         _products().shared_project(lists, G, *map(_at, (x, w_ih, b_ih, b_input, gates, compacted, own)), threads)
@@ -284,13 +297,17 @@ def _layer_backward(
     filled.d_c_n, filled.d_gates, filled.carry, filled.d_h0, filled.d_c0 = map(_at, (d_c_n, d_gates, carry, d_h0, d_c0))
     kernel, threads = _products(), torch.get_num_threads()
     kernel.recurrent_backward(ctypes.byref(filled))
-    lists, _lists_alive = _shared(x, shared, first) if shared is not None and first is not None else (None, [])
-    if shared is not None:
+    sums = [_at(d_b_ih), None if cell == _GRU else _at(d_b_hh)] if bias else [None, None]
+    if shared is not None and first is None:
+        shared, scratch = shared.contiguous(), _separate(x)
+        places = (_at(shared), _at(x), _at(d_gates), width, _at(w_ih), _at(d_x) if wants_x else None, _at(d_w_ih))
+        core().separate_gradients(N, in_features, G, *places, *sums, _at(scratch), threads)
+    elif shared is not None and first is not None:
+        lists, _lists_alive = _shared(x, shared, first)
         if wants_x:
             turned_w, lanes = w_ih.new_empty(in_features, _DOT_DEPTH), _lanes(x, shared)
             kernel.shared_product(lists, G, _at(d_gates), width, *map(_at, (w_ih, d_x, turned_w, lanes)), threads)
         turned, own = x.new_empty(in_features, N), x.new_empty(threads, _own(N, in_features, len(shared)))
-        sums = [_at(d_b_ih), None if cell == _GRU else _at(d_b_hh)] if bias else [None, None]
         kernel.shared_outer(lists, G, _at(x), _at(d_gates), width, _at(d_w_ih), *sums, _at(turned), _at(own), threads)
     elif wants_x:
         waiting = _waiting(x, in_features)
@@ -434,13 +451,15 @@ def _softmax_pass(
     """Fills `losses` and, unless they are None, what the backward pass needs: e and inverse_z."""
     (N, H), V, width, threads = h.shape, len(weight), core().panel_width, torch.get_num_threads()
     most, m, sums = h.new_empty(threads, N, width), h.new_empty(N), h.new_empty(_GROUPS, N)
-    lists, compacted = None, None
+    lists, separate, scratch = None, None, None
     _alive: list[Tensor] = []
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
-        compacted = h.new_empty(N * H + 15 + threads * _own(N, H, len(shared)))
+        scratch = h.new_empty(N * H + 15 + threads * _own(N, H, len(shared)))
+    elif shared is not None:
+        separate, scratch = shared.contiguous(), _separate(h)
     places = map(_at, (h, weight, bias, targets, e, inverse_z, losses, most, m, sums))
-    _products().softmax_forward(N, H, V, *places, lists, _at(compacted), threads)
+    _products().softmax_forward(N, H, V, *places, lists, _at(separate), _at(scratch), threads)
 
 
 def _softmax_meta(
@@ -467,17 +486,21 @@ def _softmax_backward(
     wanted = zip((wants_h, wants_weight, wants_bias), results, strict=True)
     places = [_at(result) if want else None for want, result in wanted]
     (N, H), V, threads = h.shape, len(weight), torch.get_num_threads()
-    lists, waiting, scratch = None, None, []
+    lists, separate, turned, waiting = None, None, None, None
+    scratch: list[Tensor | None] = [None] * 3
     _alive: list[Tensor] = []
+    if shared is not None and first is None:
+        separate, scratch[2] = shared.contiguous(), _separate(h)
+    else:
+        turned = h.new_empty(H, N)
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
         scratch = [h.new_empty(H, _DOT_DEPTH), _lanes(h, shared), h.new_empty(threads, _own(N, H, len(shared)))]
-    elif wants_h:
+    elif shared is None and wants_h:
         waiting = _waiting(h, H)
-    turned = h.new_empty(H, N)
     _products().softmax_backward(
         N, H, V, *map(_at, (h, weight, e, inverse_z)), d_loss.item(), *places, _at(turned), _at(waiting), lists,
-        *(map(_at, scratch) if scratch else [None] * 3), threads,
+        _at(separate), *map(_at, scratch), threads,
     )  # fmt: skip
     return results
 

@@ -5,7 +5,7 @@ from regrnn.nn.corruption import CorruptionCount, corruption_count
 from regrnn.nn.functional import gru_step, lstm_step, rnn_step, run_layer
 from regrnn.nn.layers import GRU, LSTM, RNN
 from regrnn.nn.loss import softmax_cross_entropy, token_log_probabilities
-from regrnn.nn.regularization import Regularization, SharedMask, draw_mask
+from regrnn.nn.regularization import Regularization, RowMasks, draw_mask
 
 __all__ = [
     "GRU",
@@ -16,7 +16,7 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "Regularization",
-    "SharedMask",
+    "RowMasks",
     "corruption_count",
     "draw_mask",
     "gru_step",

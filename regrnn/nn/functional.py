@@ -23,7 +23,7 @@ from torch import _VF, Tensor
 
 from regrnn.kernels import ops
 from regrnn.kernels.use import fused
-from regrnn.nn.regularization import SharedMask
+from regrnn.nn.regularization import RowMasks
 
 Cell: TypeAlias = Literal["rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm", "gru"]
 Nonlinearity: TypeAlias = Literal["tanh", "relu", "sigmoid"]
@@ -226,7 +226,7 @@ def run_layer(
     batch_sizes: Tensor | None = None,
     reverse: bool = False,
     recurrent_mask: Tensor | None = None,
-    input_mask: SharedMask | None = None,
+    input_mask: RowMasks | None = None,
 ) -> tuple[Tensor, State]:
     """Runs one layer in one direction over a sequence: the one place where a way of computing it is chosen.
 
@@ -239,7 +239,7 @@ def run_layer(
         reverse: start at the end of each sequence.
         recurrent_mask: None, or the mask of the step that reads x[t] in the layout of x: padded (T, B, H), or
             (T, 1, H) for one of all sequences, (1, B, H) to use one for all steps; packed (N, H).
-        input_mask: a mask that x has still to pass, whose columns the compiled core leaves out in float32; or None.
+        input_mask: masks that x has still to pass; what they strike the compiled core leaves out in float32; or None.
 
     Returns:
         h[t] in the layout of x, (T, B, H) or (N, H), and the state after the last step that ran, each (B, H).
@@ -250,7 +250,7 @@ def run_layer(
     if (x.size(0) if batch_sizes is None else len(batch_sizes)) == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     on_core = fused(x, *state, *weights, recurrent_mask)
-    if input_mask is not None and not (on_core and ops.leaves_columns_out()):
+    if input_mask is not None and not (on_core and ops.leaves_out(input_mask.first is None, len(weights[0]))):
         x, input_mask = input_mask.strike(x), None
     if on_core:
         return _run_fused(cell, x, state, weights, batch_sizes, reverse, recurrent_mask, input_mask)
@@ -291,7 +291,7 @@ def _run_fused(
     batch_sizes: Tensor | None,
     reverse: bool,
     recurrent_mask: Tensor | None,
-    input_mask: SharedMask | None,
+    input_mask: RowMasks | None,
 ) -> tuple[Tensor, State]:
     """The compiled core, to which a padded batch is a packed one whose sequences are all equally long."""
     shared = None if input_mask is None else input_mask.values

@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from regrnn.nn.functional import GATES, Cell, Nonlinearity, State, Weights, packed_rows, rnn_cell, run_layer
-from regrnn.nn.regularization import MaskKind, Regularization, SharedMask, as_regularization, draw_mask
+from regrnn.nn.regularization import (
+    LEAST_LEFT_OUT,
+    MaskKind,
+    Regularization,
+    RowMasks,
+    as_regularization,
+    draw_mask,
+)
 
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)
 
@@ -125,8 +132,8 @@ class RecurrentLayer(nn.Module):
 
     def forward_with_mask(
         self, input: Tensor, hx: State | None = None, *, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, State, SharedMask | None]:
-        """As the call, but an output mask that the batch shares is left to the caller, who may save work by it.
+    ) -> tuple[Tensor, State, RowMasks | None]:
+        """As the call, but the masks of the output may be left to the caller, who may save work by them.
 
         Args:
             input: (T, B, I), or (B, T, I) if `batch_first`, or (T, I) for one sequence.
@@ -137,7 +144,8 @@ class RecurrentLayer(nn.Module):
             output: h[t] of the last layer, after D unless a mask is returned.
             state: the final states, (h_n,) or (h_n, c_n).
             mask: what the output has still to pass, its rows in the order of time (see
-                `regrnn.nn.softmax_cross_entropy`); None unless D is of kind ``"batch"`` and the output (T, B, H).
+                `regrnn.nn.softmax_cross_entropy`), or None. Only an output (T, B, H) has to, at a rate that makes it
+                worth while or where D is of kind ``"batch"``.
 
         Raises:
             ValueError, RuntimeError, TypeError: as the call.
@@ -146,7 +154,7 @@ class RecurrentLayer(nn.Module):
 
     def _run(
         self, input: Sequences, hx: State | None, generator: torch.Generator | None, leave_output: bool = False
-    ) -> tuple[Sequences, State, SharedMask | None]:
+    ) -> tuple[Sequences, State, RowMasks | None]:
         """Brings the input into one of the two forms of `run_layer`, runs the stack, and brings it back."""
         if isinstance(input, PackedSequence):
             x_NI, batch_sizes, sorted_indices, unsorted_indices = input
@@ -183,7 +191,7 @@ class RecurrentLayer(nn.Module):
         sorted_indices: Tensor | None,
         generator: torch.Generator | None,
         leave_output: bool,
-    ) -> tuple[Tensor, State, SharedMask | None]:
+    ) -> tuple[Tensor, State, RowMasks | None]:
         """All layers and directions.
 
         Masks are drawn layer by layer and forward before backward, that of the layer's input before that of its
@@ -195,7 +203,7 @@ class RecurrentLayer(nn.Module):
             batch_sizes: None for padded x.
             sorted_indices: (B,) the place in the user's batch of each sequence of a packed batch; None if it
                 was sorted already.
-            leave_output: whether a mask of the output that the batch shares is left to the caller.
+            leave_output: whether masks of the output by which a product saves work are left to the caller.
 
         Returns:
             the output in the layout of x with D H features, the final states, each (L D, B, H), and the mask that was
@@ -221,17 +229,20 @@ class RecurrentLayer(nn.Module):
                 b_N = sorted_indices[b_N]
             return mask[t_N if len(mask) > 1 else 0, b_N if kind != "batch" else 0]
 
-        def struck(x: Tensor, rate: float) -> tuple[Tensor, SharedMask | None]:
-            """x through its mask; or, where the batch shares it, x and the mask that it has to pass."""
+        def struck(x: Tensor, rate: float) -> tuple[Tensor, RowMasks | None]:
+            """x through its mask; or, where a product may leave out what it strikes, x and the mask."""
             mask = draw(rate, x.size(-1), regularization.masks)
             if mask is None:
                 return x, None
             if regularization.masks != "batch":
-                return x * by_rows(mask, regularization.masks), None
+                mask = by_rows(mask, regularization.masks)
+                if rate < LEAST_LEFT_OUT:
+                    return x * mask, None
+                return x, RowMasks(mask.expand_as(x).reshape(-1, x.size(-1)))
             sizes = torch.full((T,), B) if batch_sizes is None else batch_sizes
             first = torch.cat((sizes.new_zeros(1), sizes.cumsum(0)))
             steps = torch.arange(0, T + regularization.every, regularization.every).clamp_(max=T)
-            return x, SharedMask(mask[:, 0], first[steps])
+            return x, RowMasks(mask[:, 0], first[steps])
 
         recurrent_kind = regularization.recurrent_masks or regularization.masks
         last_states: list[State] = []

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from regrnn.kernels import ops
 from regrnn.kernels.use import fused
-from regrnn.nn.regularization import SharedMask
+from regrnn.nn.regularization import RowMasks
 
 _ROWS = 256  # rows of logits held at a time where no gradient is wanted
 
 
 def softmax_cross_entropy(
-    h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor, mask: SharedMask | None = None
+    h_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor, mask: RowMasks | None = None
 ) -> Tensor:
     """The sum of -log p of the targets under softmax(h W^T + b).
 
@@ -30,7 +30,7 @@ def softmax_cross_entropy(
         h_NH: last hidden layer (N, H).
         weight_VH, bias_V: output projection (V, H) and (V,) or None.
         targets_N: (N,) int64 in [0, V); none is ignored.
-        mask: a mask that h has still to pass, whose columns the compiled core leaves out in float32; or None.
+        mask: masks that h has still to pass; what they strike the compiled core leaves out in float32; or None.
 
     Returns:
         scalar, in nats.
@@ -41,7 +41,7 @@ def softmax_cross_entropy(
     """
     _check(h_NH, weight_VH, bias_V, targets_N)
     core = fused(h_NH, weight_VH, bias_V)
-    if mask is not None and not (core and ops.leaves_columns_out()):
+    if mask is not None and not (core and ops.leaves_out(mask.first is None, len(weight_VH))):
         h_NH, mask = mask.strike(h_NH), None
     wanted = any(x is not None and x.requires_grad for x in (h_NH, weight_VH, bias_V))
     if not (wanted and torch.is_grad_enabled()):

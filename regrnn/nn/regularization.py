@@ -20,6 +20,9 @@ from regrnn.kernels import ops
 
 MaskKind = Literal["step", "sequence", "batch"]
 
+LEAST_LEFT_OUT = 0.4
+"""The least rate at which products take less time without what masks strike that rows have each of their own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Regularization:
@@ -104,21 +107,24 @@ def as_regularization(dropout: float | Regularization) -> Regularization:
 
 
 @dataclass(frozen=True)
-class SharedMask:
-    """A mask that many rows have in common: row g is that of the rows [first[g], first[g + 1]) of a packed batch.
+class RowMasks:
+    """Masks that the rows of a packed batch have still to pass, so that what they strike can be left out of products.
 
     Attributes:
         values: (groups, F), 0 or 1 / (1 - rate).
-        first: (groups + 1,) int64 on the CPU.
+        first: (groups + 1,) int64 on the CPU: row g of the values is that of rows [first[g], first[g + 1]). None:
+            each row has its own.
     """
 
     values: Tensor
-    first: Tensor
+    first: Tensor | None = None
 
     def strike(self, x: Tensor) -> Tensor:
-        """x through the mask, for x of N rows in all: (N, F) or (T, B, F)."""
-        rows = x.shape[:-1].numel()  # given, so that no device has to count them, and meta tensors can pass
-        mask = self.values.repeat_interleave(self.first.diff().to(x.device), dim=0, output_size=rows)
+        """x through the masks, for x of N rows in all: (N, F) or (T, B, F)."""
+        mask = self.values
+        if self.first is not None:
+            rows = x.shape[:-1].numel()  # given, so that no device has to count them, and meta tensors can pass
+            mask = mask.repeat_interleave(self.first.diff().to(x.device), dim=0, output_size=rows)
         return x * mask.view(x.shape)
 
 

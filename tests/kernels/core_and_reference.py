@@ -5,6 +5,7 @@ Shape suffixes: N rows of a packed batch, T time, B batch, I input, H hidden, V 
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from hypothesis import HealthCheck, reject, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from regrnn.kernels.use import fused
-from regrnn.nn import SharedMask, run_layer, softmax_cross_entropy, token_log_probabilities
+from regrnn.nn import RowMasks, run_layer, softmax_cross_entropy, token_log_probabilities
 from regrnn.nn.functional import GATES, _backwards, _run_reference
 
 CELLS = sorted(GATES)
@@ -58,8 +59,8 @@ def assert_layer_agreement(
     assert_agreement(got, expected, largest(expected.values()))
 
 
-def double(mask: SharedMask | None) -> SharedMask | None:
-    return None if mask is None else SharedMask(mask.values.double(), mask.first)
+def double(mask: RowMasks | None) -> RowMasks | None:
+    return None if mask is None else RowMasks(mask.values.double(), mask.first)
 
 
 def random_mask(generator: torch.Generator, *shape: int) -> Tensor:
@@ -76,6 +77,15 @@ def groups_of_rows(sizes: Collection[int], every: int) -> Tensor:
     return torch.tensor([rows[step] for step in steps])
 
 
+def random_masks(seed: int, sizes: Collection[int], every: int, features: int) -> RowMasks:
+    """Masks that live `every` time steps of these sizes; 0: one for each row."""
+    generator = torch.Generator().manual_seed(seed)
+    if every == 0:
+        return RowMasks(random_mask(generator, sum(sizes), features))
+    first = groups_of_rows(sizes, every)
+    return RowMasks(random_mask(generator, len(first) - 1, features), first)
+
+
 @dataclass(frozen=True)
 class LayerProblem:
     cell: str
@@ -86,7 +96,7 @@ class LayerProblem:
     reverse: bool = False
     bias: bool = True
     recurrent: str = "none"  # rows: one for each time step and sequence; steps: for each step; sequences
-    every: int | None = None  # time steps that a shared mask of the input lives
+    every: int | None = None  # time steps that a shared mask of the input lives; 0: each row has its own
     seed: int = 0
 
     @property
@@ -120,12 +130,10 @@ class LayerProblem:
         shapes = {"rows": (T, B), "steps": (T, 1), "sequences": (1, B)}
         return random_mask(generator, *shapes[self.recurrent], self.H)
 
-    def input_mask(self) -> SharedMask | None:
+    def input_mask(self) -> RowMasks | None:
         if self.every is None:
             return None
-        first = groups_of_rows(self.sizes, self.every)
-        generator = torch.Generator().manual_seed(self.seed + 2)
-        return SharedMask(random_mask(generator, len(first) - 1, self.I), first)
+        return random_masks(self.seed + 2, self.sizes, self.every, self.I)
 
     def by_core(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
         state, weights, mask = _state(leaves), _weights(leaves), self.recurrent_mask()
@@ -176,8 +184,16 @@ def _weights(leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None, 
 features = st.one_of(st.integers(1, 20), st.sampled_from([31, 32, 33, 48, 65]))
 
 
+Masks = Literal["none", "shared", "separate"]
+
+
+def lives(most: int, masks: Masks) -> st.SearchStrategy[int | None]:
+    """How long masks live, as `LayerProblem.every` has it."""
+    return st.integers(1, most + 1) if masks == "shared" else st.just(0 if masks == "separate" else None)
+
+
 @st.composite
-def layer_problems(draw: st.DrawFn, shared: bool = False) -> LayerProblem:
+def layer_problems(draw: st.DrawFn, masks: Masks = "none") -> LayerProblem:
     padded = draw(st.booleans())
     # 36 rows of a step are worked on at a time.
     T, B = draw(st.one_of(st.tuples(st.integers(1, 7), st.integers(1, 7)), st.sampled_from([(2, 37), (3, 73)])))
@@ -194,7 +210,7 @@ def layer_problems(draw: st.DrawFn, shared: bool = False) -> LayerProblem:
         reverse=draw(st.booleans()),
         bias=draw(st.booleans()),
         recurrent=draw(st.sampled_from(["none", "rows", "steps", "sequences"] if padded else ["none", "rows"])),
-        every=draw(st.integers(1, T + 1)) if shared else None,
+        every=draw(lives(T, masks)),
         seed=draw(st.integers(0, 1000)),
     )
 
@@ -205,7 +221,7 @@ class LossProblem:
     H: int
     V: int
     bias: bool = True
-    group: int | None = None  # rows that share a mask
+    group: int | None = None  # rows that share a mask; 0: each has its own
     seed: int = 0
     factor: float = 1.0  # the gradient that comes from above
 
@@ -222,12 +238,10 @@ class LossProblem:
     def targets(self) -> Tensor:
         return torch.randint(self.V, (self.N,), generator=torch.Generator().manual_seed(self.seed + 1))
 
-    def mask(self) -> SharedMask | None:
+    def mask(self) -> RowMasks | None:
         if self.group is None:
             return None
-        first = groups_of_rows([1] * self.N, self.group)
-        generator = torch.Generator().manual_seed(self.seed + 2)
-        return SharedMask(random_mask(generator, len(first) - 1, self.H), first)
+        return random_masks(self.seed + 2, [1] * self.N, self.group, self.H)
 
     def results(self, by: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         return loss_results(by, self.leaves(), self.targets(), self.mask(), wanted, self.factor)
@@ -237,7 +251,7 @@ def loss_results(
     by: str,
     leaves: dict[str, Tensor],
     targets: Tensor,
-    mask: SharedMask | None = None,
+    mask: RowMasks | None = None,
     wanted: Collection[str] | None = None,
     factor: float = 1.0,
 ) -> dict[str, Tensor]:
@@ -263,14 +277,14 @@ def loss_results(
 
 
 @st.composite
-def loss_problems(draw: st.DrawFn, shared: bool = False) -> LossProblem:
+def loss_problems(draw: st.DrawFn, masks: Masks = "none") -> LossProblem:
     N = draw(st.integers(1, 20))
     return LossProblem(
         N=N,
         H=draw(features),
         V=draw(st.one_of(st.integers(1, 70), st.integers(500, 1100))),
         bias=draw(st.booleans()),
-        group=draw(st.integers(1, N + 1)) if shared else None,
+        group=draw(lives(N, masks)),
         seed=draw(st.integers(0, 1000)),
         factor=draw(st.sampled_from([1.0, -0.05, 40.0])),
     )

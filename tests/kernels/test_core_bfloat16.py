@@ -18,7 +18,7 @@ from test_core_training import losses
 from torch import Tensor
 
 from regrnn.kernels import core, ops
-from regrnn.nn import LSTM, Regularization, SharedMask, softmax_cross_entropy
+from regrnn.nn import LSTM, Regularization, RowMasks, softmax_cross_entropy
 
 NEAR = 0.03  # of the largest element; a factor is rounded by up to 0.002 of itself
 
@@ -140,7 +140,7 @@ def test_a_shared_mask_leaves_nothing_out(rounded: core.Core) -> None:
     torch.manual_seed(1)
     h, weight, bias = torch.randn(50, 65), torch.randn(300, 65), torch.randn(300)
     targets = torch.randint(300, (50,))
-    mask = SharedMask(torch.rand(5, 65).gt(0.5) * 2.0, torch.arange(0, 51, 10))
+    mask = RowMasks(torch.rand(5, 65).gt(0.5) * 2.0, torch.arange(0, 51, 10))
 
     def results(apply: bool) -> list[torch.Tensor]:
         given = [x.clone().requires_grad_() for x in (h, weight, bias)]
@@ -151,7 +151,7 @@ def test_a_shared_mask_leaves_nothing_out(rounded: core.Core) -> None:
     assert all(map(torch.equal, results(apply=True), results(apply=False)))
 
 
-@given(problem=layer_problems(shared=True))
+@given(problem=layer_problems("shared"))
 @settings(any_problem, max_examples=30)
 def test_layers_with_shared_masks_are_near_the_definition(rounded: core.Core, problem: LayerProblem) -> None:
     assert_layer_near(problem)

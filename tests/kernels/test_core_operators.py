@@ -1,5 +1,6 @@
 """torch's own checks of the operators: schemas, autograd, meta tensors, and what torch.compile needs."""
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -43,15 +44,16 @@ def layer_arguments(problem: LayerProblem) -> tuple:
 def test_layer(cell: str) -> None:
     plain = LayerProblem(cell, 3, 5, (3, 2, 1), padded=False)
     masked = LayerProblem(cell, 3, 5, (3, 2, 1), padded=False, reverse=True, bias=False, recurrent="rows", every=2)
-    for problem in (plain, masked):
+    for problem in (plain, masked, dataclasses.replace(masked, every=0)):
         inputs, rest = layer_arguments(problem)[:7], layer_arguments(problem)[7:]
         inputs = tuple(None if tensor is None else tensor.requires_grad_() for tensor in inputs)
         opcheck(torch.ops.regrnn.layer, (*inputs, *rest), test_utils=STATIC if problem is plain else STATIC[:3])
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_layer_backward(cell: str) -> None:
-    problem = LayerProblem(cell, 3, 5, (3, 2, 1), padded=False, recurrent="rows", every=2)
+@pytest.mark.parametrize("every", [0, 2])
+def test_layer_backward(cell: str, every: int) -> None:
+    problem = LayerProblem(cell, 3, 5, (3, 2, 1), padded=False, recurrent="rows", every=every)
     arguments = layer_arguments(problem)
     h, h_n, c_n, gates, c, entering = torch.ops.regrnn.layer(*arguments)
     (number, reverse), d_c_n = arguments[-2:], torch.ones_like(c_n) if cell == "lstm" else None
@@ -63,7 +65,7 @@ def test_layer_backward(cell: str) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("group", [None, 2])
+@pytest.mark.parametrize("group", [None, 0, 2])
 def test_softmax_cross_entropy(bias: bool, group: int | None) -> None:
     problem = LossProblem(5, 3, 20, bias, group)
     leaves = {name: leaf.requires_grad_() for name, leaf in problem.leaves().items()}

@@ -14,16 +14,16 @@ from core_and_reference import (
 )
 from hypothesis import given, settings
 
-from regrnn.nn import GRU, LSTM, RNN, Regularization, SharedMask
+from regrnn.nn import GRU, LSTM, RNN, Regularization, RowMasks
 
 
-@given(problem=layer_problems(shared=True))
+@given(problem=layer_problems("shared"))
 @settings(any_problem, max_examples=80)
 def test_layer_agrees_with_the_definition(instruction_set: str, problem: LayerProblem) -> None:
     assert_layer_agreement(problem)
 
 
-@given(problem=loss_problems(shared=True))
+@given(problem=loss_problems("shared"))
 @settings(any_problem, max_examples=60)
 def test_softmax_agrees_with_the_definition(instruction_set: str, problem: LossProblem) -> None:
     assert_agreement(problem.results("core"), problem.results("definition"))
@@ -45,7 +45,7 @@ def test_softmax_agrees_beyond_the_blocks(instruction_set: str, wanted: set[str]
 @pytest.mark.parametrize("value", [0.0, 2.0])
 def test_masks_that_strike_everything_or_nothing(value: float) -> None:
     problem = LossProblem(9, 13, 21)
-    mask = SharedMask(torch.full((3, 13), value), torch.tensor([0, 4, 4, 9]))  # the second group has no rows
+    mask = RowMasks(torch.full((3, 13), value), torch.tensor([0, 4, 4, 9]))  # the second group has no rows
     results = [loss_results(by, problem.leaves(), problem.targets(), mask) for by in ("core", "definition")]
     assert_agreement(*results)
     assert value or not results[0]["d weight"].any()

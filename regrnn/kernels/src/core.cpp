@@ -16,6 +16,7 @@
 #include "philox.h"
 #include "product.h"
 #include "recurrent.h"
+#include "separate.h"
 #include "softmax.h"
 #include "update.h"
 
@@ -113,20 +114,21 @@ EXPORT void regrnn_outer(int64_t M, int64_t N, int64_t K, const float* turned, c
 EXPORT void regrnn_recurrent_forward(const Layer* layer) { recurrent_forward(*layer); }
 EXPORT void regrnn_recurrent_backward(const Layer* layer) { recurrent_backward(*layer); }
 
-// `shared` is null, or a mask on h whose lists of what is kept are written here.
+// `shared` is null, or a mask on h whose lists of what is kept are written here; or `separate` is one of each element of h.
 EXPORT void regrnn_softmax_forward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* bias,
                                    const int64_t* targets, float* e, float* inverse_z, float* losses, float* most,
-                                   float* m, float* sums, const Shared* shared, float* compacted, int64_t threads) {
-  softmax_forward(N, H, V, h, w, bias, targets, e, inverse_z, losses, most, m, sums, shared, compacted,
+                                   float* m, float* sums, const Shared* shared, const float* separate, float* scratch,
+                                   int64_t threads) {
+  softmax_forward(N, H, V, h, w, bias, targets, e, inverse_z, losses, most, m, sums, shared, separate, scratch,
                   static_cast<int>(threads));
 }
 
 EXPORT void regrnn_softmax_backward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* e,
                                     const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias,
-                                    float* turned, float* waiting, const Shared* shared, float* turned_w, float* lanes,
-                                    float* own, int64_t threads) {
-  softmax_backward(N, H, V, h, w, e, inverse_z, factor, d_h, d_w, d_bias, turned, waiting, shared, turned_w, lanes, own,
-                   static_cast<int>(threads));
+                                    float* turned, float* waiting, const Shared* shared, const float* separate,
+                                    float* turned_w, float* lanes, float* own, int64_t threads) {
+  softmax_backward(N, H, V, h, w, e, inverse_z, factor, d_h, d_w, d_bias, turned, waiting, shared, separate, turned_w,
+                   lanes, own, static_cast<int>(threads));
 }
 
 // The three products above with a shared mask on the side that has K features. Scratch: compacted (N, K) and own
@@ -164,6 +166,34 @@ EXPORT void regrnn_shared_outer(const Shared* shared, int64_t columns, const flo
     barrier.wait();
     shared_weight_gradient(id, n, s, columns, turned, ByRows{d, ldd, columns},
                            IntoColumns{c, s.K, columns, sums, sums2}, own + id * own_floats(s));
+  });
+}
+
+// The same products with a mask of each element of x, (N, K). Scratch: regrnn_separate_floats.
+EXPORT int64_t regrnn_separate_floats(int64_t N, int64_t K, int64_t threads) {
+  return Separate(N, K, nullptr, static_cast<int>(threads), nullptr).floats();
+}
+
+EXPORT void regrnn_separate_project(int64_t N, int64_t K, int64_t columns, const float* mask, const float* x, const float* w,
+                                    const float* bias, const float* bias2, float* c, float* scratch, int64_t threads) {
+  const Separate kept(N, K, mask, static_cast<int>(threads), scratch);
+  parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
+    kept.keep(id, n, x);
+    barrier.wait();
+    kept.multiply(id, id, n, columns, ByColumns{w, K, columns}, IntoRows{c, columns, columns, bias, bias2});
+  });
+}
+
+// d_x (N, K), unless it is null, and c (columns, K) with the sums of d's columns.
+EXPORT void regrnn_separate_gradients(int64_t N, int64_t K, int64_t columns, const float* mask, const float* x,
+                                      const float* d, int64_t ldd, const float* w, float* d_x, float* c, float* sums,
+                                      float* sums2, float* scratch, int64_t threads) {
+  const Separate kept(N, K, mask, static_cast<int>(threads), scratch);
+  parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
+    kept.keep_for_gradients(id, n, d_x != nullptr, x, nullptr, 1.f);
+    barrier.wait();
+    if (d_x != nullptr) kept.input_gradient(id, n, barrier, columns, w, Rows{d, ldd}, nullptr, 1.f, d_x);
+    kept.weight_gradient(id, n, columns, ByRows{d, ldd, columns}, IntoColumns{c, K, columns, sums, sums2});
   });
 }
 

@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "product.h"
+#include "separate.h"
 #include "shared.h"
 
 namespace regrnn {
@@ -18,10 +19,14 @@ namespace REGRNN_ISA {
 
 constexpr long GROUPS = 64;  // of panels whose sums are made apart, so that they do not depend on the threads
 
-// The panels of group g of `panels`.
+// The panels of group g of `panels`, which only the last one cuts in the middle of a `unit`.
 struct Group {
   long begin, end;
-  Group(long panels, long g) : begin(panels * g / GROUPS), end(panels * (g + 1) / GROUPS) {}
+  Group(long panels, long unit, long g) {
+    const long units = (panels + unit - 1) / unit;
+    begin = std::min(panels, units * g / GROUPS * unit);
+    end = std::min(panels, units * (g + 1) / GROUPS * unit);
+  }
 };
 
 // The bias of one panel; columns beyond V become -infinity, so that they count nowhere.
@@ -96,11 +101,13 @@ struct IntoExponentials {
 };
 
 // e [panels][N][NR], inverse_z [N] (both of them or neither; else null) and the losses -log p [N]. Scratch: `most` (threads, N, NR), m (N), sums (GROUPS, N);
-// under a shared mask on h, `compacted`: (N, H) in whole cache lines + (threads, own_floats).
+// under a mask on h, `scratch`: if it is shared, (N, H) in whole cache lines + (threads, own_floats); if each row has its own,
+// (N, H) at `separate`, the floats of `Separate`.
 inline void softmax_forward(long N, long H, long V, const float* h, const float* w, const float* bias,
                             const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* m,
-                            float* sums, const Shared* shared, float* compacted, int threads) {
-  const long panels = (V + NR - 1) / NR;
+                            float* sums, const Shared* shared, const float* separate, float* scratch, int threads) {
+  const long panels = (V + NR - 1) / NR, unit = separate == nullptr ? 1 : ABREAST;
+  const Separate kept(N, H, separate, threads, separate == nullptr ? nullptr : scratch);
   std::atomic<bool> far{false};
   if (shared != nullptr) list_kept(*shared);
   parallel(threads, [&](int id, int n, Barrier& barrier) {
@@ -111,8 +118,10 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
     const auto logits = [&](int part, int threads, long from, long columns, const auto& sink) {
       const ByColumns source{w + from * H, H, columns};
       if (shared != nullptr)
-        shared_multiply(part, threads, *shared, columns, compacted, source, sink,
-                        compacted + whole_lines(N * H) + id * own_floats(*shared));
+        shared_multiply(part, threads, *shared, columns, scratch, source, sink,
+                        scratch + whole_lines(N * H) + id * own_floats(*shared));
+      else if (separate != nullptr)
+        kept.multiply(id, part, threads, columns, source, sink);
       else
         multiply(part, threads, N, columns, H, Rows{h, H}, source, sink, held);
     };
@@ -131,7 +140,7 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
     const auto exponentials = [&] {
       const Part part(GROUPS, id, n);
       for (long g = part.begin; g < part.end; g++) {
-        const Group group(panels, g);
+        const Group group(panels, unit, g);
         std::fill(mine, mine + N * VL, 0.f);
         if (group.begin < group.end)
           logits(0, 1, group.begin * NR, std::min(V, group.end * NR) - group.begin * NR,
@@ -154,10 +163,9 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
       if (!reached) far.store(true, std::memory_order_relaxed);
       barrier.wait();
     };
-    if (shared != nullptr) {
-      compact(id, n, *shared, h, compacted);
-      barrier.wait();
-    }
+    if (shared != nullptr) compact(id, n, *shared, h, scratch);
+    if (separate != nullptr) kept.keep(id, n, h);
+    barrier.wait();
     // Any number near a row's largest logit serves as m: that of the first classes saves a pass over the logits.
     largest_of(std::min<long>(NR, V));
     exponentials();
@@ -169,31 +177,41 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
 
 // Gradients, `factor` times; each of d_h, d_w, d_bias may be null. Scratch: turned (H, N), and waiting (panels of H, N,
 // NR) for d_h; under a shared mask on h, instead of waiting, turned_w (H, DOT_DEPTH), lanes
-// (N + groups VL) H and own (threads, own_floats).
+// (N + groups VL) H and own (threads, own_floats); if each row has its own, at `separate`, none but `own`, the floats of
+// `Separate`.
 inline void softmax_backward(long N, long H, long V, const float* h, const float* w, const float* e,
                              const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias, float* turned,
-                             float* waiting, const Shared* shared, float* turned_w, float* lanes, float* own,
-                             int threads) {
+                             float* waiting, const Shared* shared, const float* separate, float* turned_w, float* lanes,
+                             float* own, int threads) {
   if (shared != nullptr) list_kept(*shared);
   parallel(threads, [&](int id, int n, Barrier& barrier) {
     const bool weights = d_w != nullptr || d_bias != nullptr;
     const IntoColumns sink{d_w, H, V, d_bias, nullptr, inverse_z, factor};
+    const Rows rows{e, NR, N * NR};
     if (shared != nullptr) {
       if (weights) compact_turned(id, n, *shared, h, inverse_z, factor, turned);
       barrier.wait();
       if (d_h != nullptr)
-        shared_input_gradient(id, n, *shared, V, w, Rows{e, NR, N * NR}, inverse_z, factor, d_h, turned_w, lanes);
+        shared_input_gradient(id, n, *shared, V, w, rows, inverse_z, factor, d_h, turned_w, lanes);
       if (weights)
         shared_weight_gradient(id, n, *shared, V, turned, Ready{e, N}, sink,
                                own + id * own_floats(*shared));
+      return;
+    }
+    if (separate != nullptr) {
+      const Separate kept(N, H, separate, threads, own);
+      kept.keep_for_gradients(id, n, d_h != nullptr, weights ? h : nullptr, inverse_z, factor);
+      barrier.wait();
+      if (d_h != nullptr) kept.input_gradient(id, n, barrier, V, w, rows, inverse_z, factor, d_h);
+      if (weights) kept.weight_gradient(id, n, V, Ready{e, N}, sink);
       return;
     }
     if (weights) transpose(id, n, h, N, H, H, inverse_z, factor, turned);
     barrier.wait();
     Held held;
     if (d_h != nullptr)
-      multiply_deep(id, n, N, H, V, Rows{e, NR, N * NR}, ByRows{w, H, H},
-                    IntoRows{d_h, H, H, nullptr, nullptr, inverse_z, factor}, waiting, held);
+      multiply_deep(id, n, N, H, V, rows, ByRows{w, H, H}, IntoRows{d_h, H, H, nullptr, nullptr, inverse_z, factor}, waiting,
+                    held);
     if (weights) multiply(id, n, d_w == nullptr ? 1 : H, V, N, Rows{turned, N}, Ready{e, N}, sink, held);
   });
 }

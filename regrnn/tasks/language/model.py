@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regrnn.nn import GRU, LSTM, RNN
-from regrnn.nn.regularization import SharedMask
+from regrnn.nn.regularization import RowMasks
 from regrnn.tasks.settings import TokenModelConfig
 
 State = dict[str, Tensor]
@@ -48,8 +48,8 @@ class LanguageModel(nn.Module):
         h_TBH, final = self.rnn(e_TBE, unpack_state(state))
         return h_TBH, pack_state(final)
 
-    def features_with_mask(self, tokens_TB: Tensor, state: State) -> tuple[Tensor, State, SharedMask | None]:
-        """As `features`, but a mask that the batch shares is left for the softmax, which saves work by it."""
+    def features_with_mask(self, tokens_TB: Tensor, state: State) -> tuple[Tensor, State, RowMasks | None]:
+        """As `features`, but the masks of h may be left for the softmax, which saves work by them."""
         hx = unpack_state(state)
         h_TBH, final, mask = self.rnn.forward_with_mask(
             self.encoder(tokens_TB), (hx,) if isinstance(hx, Tensor) else hx
