@@ -88,14 +88,6 @@ inline void keep_columns(int id, int threads, const float* mask, const float* x,
 constexpr int ABREAST = VL == 16 ? 4 : 6;  // panels whose sums of a row stay in registers, and WORD rows of them in a cache
 constexpr long ROWS_HELD = 1024;           // of a product of so many panels
 
-// An address as one number that the compiler cannot take apart: it would add two at every load, or ask for the place of a
-// thread_local again in every turn of a loop.
-template <class T>
-REGRNN_INLINE T* in_one_register(T* p) {
-  asm("" : "+r"(p));
-  return p;
-}
-
 // c[p][j] (+)= sum over the bits k of a[k] b[p][k][j], p < P, j < NR: panels of b are WORD rows high.
 template <int P>
 REGRNN_INLINE void row_of_kept(uint64_t bits, const float* a, const float* b, float* c, long c_apart, bool add) {
@@ -215,6 +207,7 @@ inline void kept_input_gradient(int id, int threads, const Kept& kept, const flo
   constexpr long most = DOT_VECTORS / 2;  // panels
   const long features = kept.columns, panels = (K + NR - 1) / NR, parts = (panels + most - 1) / most;
   const Part part((features + DOT_WORD - 1) / DOT_WORD, id, threads);
+  const auto sums_of_word = [&](long n) { return sums + n * dots_floats(std::min(ROWS_HELD, kept.rows)); };
   for (long row0 = 0; row0 < kept.rows; row0 += ROWS_HELD) {
     const long rows = std::min(ROWS_HELD, kept.rows - row0);
     const auto bits_of_word = [&](long f0) { return kept.bits + f0 / WORD * kept.rows + row0; };
@@ -234,8 +227,7 @@ inline void kept_input_gradient(int id, int threads, const Kept& kept, const flo
         const long f0 = n * DOT_WORD;
         turn(w + k0 * features + f0, features, depth, std::min(DOT_WORD, features - f0), turned, DOT_COLUMNS);
         const auto dots = [&](auto D) {
-          dots_of_rows<D>(rows, bits_of_word(f0), static_cast<int>(f0 % WORD), some, turned, sums + n * dots_floats(rows),
-                          i > 0);
+          dots_of_rows<D>(rows, bits_of_word(f0), static_cast<int>(f0 % WORD), some, turned, sums_of_word(n), i > 0);
         };
         switch (p1 - p0) {
           case 1: dots(std::integral_constant<int, 2>()); break;
@@ -251,7 +243,7 @@ inline void kept_input_gradient(int id, int threads, const Kept& kept, const flo
     }
     for (long n = part.begin; n < part.end; n++) {
       const long f0 = n * DOT_WORD, width = std::min(DOT_WORD, features - f0);
-      const float* sum = sums + n * dots_floats(rows);
+      const float* sum = sums_of_word(n);
       for (long r = 0; r < rows; r++) {
         const float f = row_factor == nullptr ? factor : factor * row_factor[row0 + r];
         const float* m = mask + (row0 + r) * features + f0;

@@ -221,39 +221,30 @@ REGRNN_INLINE vf sums_of(const vf* v) {
 }
 
 constexpr int DOT_FEATURES = 4, DOT_ROWS = 4;
-constexpr long DOT_DEPTH = 512;  // of w that is turned at a time
+constexpr long DOT_DEPTH = 384;  // of w that is turned at a time, in whole panels
+constexpr long DOT_BLOCK = 32;   // rows of d whose part of that depth waits in a first-level cache
 
-// c[f * ldc + r] (+)= sum over k < K of w[f][k] d[r][k]: vectors run along k. Elements of w[f] lie together, those of d[r] in
-// chunks of NR, `chunk` floats apart. Of the features the first `count` are written.
-inline void tile_of_dots(long K, const float* const* w, const float* const* d, long chunk, int count, float* c, long ldc,
-                         bool add) {
+// c[f * ldc + r] (+)= sum over k < K of w[f][k] d[r * ldd + k]: vectors run along k, in whole panels. Of the features the
+// first `count` are written.
+inline void tile_of_dots(long K, const float* const* w, const float* d, long ldd, int count, float* c, long ldc, bool add) {
   constexpr int F = DOT_FEATURES, R = DOT_ROWS;
   vf acc[F * R] = {};
   const float *wf[F], *dr[R];
 #pragma GCC unroll 4
   for (int f = 0; f < F; f++) wf[f] = w[f];
 #pragma GCC unroll 4
-  for (int r = 0; r < R; r++) dr[r] = d[r];
-  auto step = [&](long k, long left) REGRNN_LAMBDA_INLINE {
+  for (int r = 0; r < R; r++) dr[r] = d + r * ldd;
+  for (long k = 0; k < K; k += VL) {
     vf wk[F];
 #pragma GCC unroll 4
-    for (int f = 0; f < F; f++) wk[f] = load_some(wf[f] + k, left);
+    for (int f = 0; f < F; f++) wk[f] = load(wf[f] + k);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-      const vf x = load_some(dr[r] + k, left);
+      const vf x = load(dr[r] + k);
 #pragma GCC unroll 4
       for (int f = 0; f < F; f++) acc[f * R + r] += x * wk[f];
     }
-  };
-  for (; K >= NR; K -= NR) {
-    step(0, VL), step(VL, VL);
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++) wf[f] += NR;
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) dr[r] += chunk;
   }
-  if (K > 0) step(0, K);
-  if (K > VL) step(VL, K - VL);
   static_assert(F * R % VL == 0, "sums are made of whole vectors of vectors");
   alignas(64) float sums[F * R];
 #pragma GCC unroll 4
@@ -268,22 +259,34 @@ struct Dots {
   static long padded(long rows) { return (rows + DOT_ROWS - 1) / DOT_ROWS * DOT_ROWS; }
   static void sum(const Part& part, const Shared& s, long K, const float* w, Rows d, float* turned, float* sums) {
     constexpr long F = DOT_FEATURES, R = DOT_ROWS;
-    for (long k0 = 0; k0 < K; k0 += DOT_DEPTH) {
-      const long n = std::min(DOT_DEPTH, K - k0);
+    alignas(64) static thread_local float place[DOT_BLOCK * DOT_DEPTH];
+    float* const block = in_one_register(place);
+    const long panels = (K + NR - 1) / NR, most = DOT_DEPTH / NR, parts = (panels + most - 1) / most;
+    for (long p = 0; p < parts; p++) {
+      const long k0 = panels * p / parts * NR, width = panels * (p + 1) / parts * NR - k0, n = std::min(width, K - k0);
+      for (long f = part.begin; f < part.end; f++) std::fill(turned + f * DOT_DEPTH + n, turned + f * DOT_DEPTH + width, 0.f);
       turn(w + k0 * s.K + part.begin, s.K, n, part.end - part.begin, turned + part.begin * DOT_DEPTH, DOT_DEPTH);
       float* group_sums = sums;
       for (long g = 0; g < s.groups; g++) {
         const long begin = kept_from(s, g, part.begin), end = kept_from(s, g, part.end);
         const int32_t* list = s.kept + g * s.K;
-        const float* rows = d.p + s.first[g] * d.ld + k0 / NR * d.chunk;
         const long given = s.first[g + 1] - s.first[g], ldc = padded(given);
-        for (long i = begin; i < end; i += F) {
-          const float *features[F], *at[R];  // those that are missing are computed like the last, and not read
-          for (long f = 0; f < F; f++) features[f] = turned + list[std::min(i + f, end - 1)] * DOT_DEPTH;
-          for (long r0 = 0; r0 < given; r0 += R) {
-            for (long r = 0; r < R; r++) at[r] = rows + std::min(r0 + r, given - 1) * d.ld;
-            tile_of_dots(n, features, at, d.chunk, static_cast<int>(std::min(F, end - i)), group_sums + i * ldc + r0, ldc,
-                         k0 > 0);
+        for (long b0 = 0; b0 < given; b0 += DOT_BLOCK) {
+          const long rows = std::min(DOT_BLOCK, given - b0);
+          // Next to each other, in whole cache lines: the rows of d can be far apart.
+          for (long r = 0; r < rows; r++)
+            for (long k = 0; k < n; k += NR) {
+              const float* from = d.p + (s.first[g] + b0 + r) * d.ld + (k0 + k) / NR * d.chunk;
+              float* to = block + r * width + k;
+              store(to, load_some(from, n - k));
+              store(to + VL, load_some(from + VL, n - k - VL));
+            }
+          for (long i = begin; i < end; i += F) {
+            const float* features[F];  // those that are missing are computed like the last, and not read
+            for (long f = 0; f < F; f++) features[f] = turned + list[std::min(i + f, end - 1)] * DOT_DEPTH;
+            for (long r = 0; r < rows; r += R)
+              tile_of_dots(width, features, block + r * width, width, static_cast<int>(std::min(F, end - i)),
+                           group_sums + i * ldc + b0 + r, ldc, k0 > 0);
           }
         }
         group_sums += ldc * s.K;

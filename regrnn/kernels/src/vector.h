@@ -26,6 +26,14 @@ typedef float quad_unaligned __attribute__((vector_size(16), aligned(4), may_ali
 REGRNN_INLINE quad load_quad(const float* p) { return *reinterpret_cast<const quad_unaligned*>(p); }
 REGRNN_INLINE void store_quad(float* p, quad x) { *reinterpret_cast<quad_unaligned*>(p) = x; }
 
+// An address as one number that the compiler cannot take apart: it would add two at every load, or ask for the place of a
+// thread_local again in every turn of a loop.
+template <class T>
+REGRNN_INLINE T* in_one_register(T* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
 REGRNN_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 REGRNN_INLINE void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
 REGRNN_INLINE vf splat(float x) { return x - vf{}; }
