@@ -30,7 +30,8 @@ def layer(options: Options) -> Iterator[Entry]:
         }
         runs = {name: functools.partial(there_and_back, lstm, x_TBH, d_TBH) for name, lstm in lstms.items()}
         times = interleaved(runs, options.runs(size))
-        more = {f"{name}_gflops": spread([size.layer_flops() / taken / 1e9 for taken in times[name]]) for name in lstms}
+        flops = {"ours": size.layer_flops(left_out=True), "idiom": size.layer_flops()}
+        more = {f"{name}_gflops": spread([flops[name] / taken / 1e9 for taken in times[name]]) for name in lstms}
         figures = [rates("forward and backward", "words", size.words, times["ours"], times["idiom"], **more)]
         yield entry("layer", size.name, options, size.described(), figures)
 

@@ -44,19 +44,17 @@ class Size:
         """Predictions of one step of training."""
         return self.batch * self.steps
 
-    def flops(self, masks: Masks = "step") -> float:
-        """Floating-point operations in the matrix products of one step of training.
-
-        What a mask of the whole batch drops is left out of the products that read it.
-        """
-        struck = (1 - self.dropout) if masks == "batch" else 1.0
+    def flops(self, left_out: bool = False) -> float:
+        """Floating-point operations in the matrix products of a step of training, with or without what masks strike."""
+        kept = 1 - self.dropout if left_out else 1.0
         square = 4 * self.hidden**2
-        weights = self.layers * square * (1 + struck) + self.hidden * self.vocabulary * struck
+        weights = self.layers * square * (1 + kept) + self.hidden * self.vocabulary * kept
         return MODEL * self.words * weights
 
-    def layer_flops(self) -> float:
-        """The same of the recurrent layers alone, nothing left out."""
-        return MODEL * self.words * self.layers * 8 * self.hidden**2
+    def layer_flops(self, left_out: bool = False) -> float:
+        """The same of the recurrent layers alone, with dropout between them."""
+        kept = 1 - self.dropout if left_out else 1.0
+        return MODEL * self.words * 4 * self.hidden**2 * (self.layers + 1 + (self.layers - 1) * kept)
 
     def flags(self, corpus: Path, masks: Masks = "step") -> list[tuple[str, str]]:
         """The settings as `regrnn train` takes them behind the recipe."""

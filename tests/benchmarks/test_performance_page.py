@@ -28,7 +28,7 @@ def entry(part: str, case: str, *figures: dict[str, Any], **settings: Any) -> En
 
 def all_parts() -> list[Entry]:
     speed = {"ours_seconds": RANGE, "idiom_seconds": RANGE, "ours_gflops": RANGE, "idiom_gflops": RANGE}
-    share = {"ours_share": {"median": 0.83, "low": 0.8, "high": 0.9}, "idiom_share": RANGE}
+    share = {"ours_share": {"median": 0.83, "low": 0.8, "high": 0.9}, "idiom_share": RANGE, "ours_whole_share": RANGE}
     masks = [{"name": name, **speed, **share} for name in ("step", "batch")]
     percents = ("bare_words_per_second", "batch_percent", "checkpoint_percent", "epoch_percent", "loss_percent")
     return [

@@ -80,6 +80,17 @@ def test_any_number_of_threads_computes_the_same(instruction_set: str) -> None:
         assert all(torch.equal(other[name], tensor) for name, tensor in results[0].items())
 
 
+def test_outputs_and_weights_gradients_are_the_same_numbers_as_with_zeros(
+    instruction_set: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = LayerProblem("lstm", 150, 70, (29,) * 8, every=0)
+    left_out = problem.results("core")
+    monkeypatch.setattr(ops, "_LEAST_OUTPUTS", 1 << 40)
+    multiplied = problem.results("core")
+    for name in multiplied.keys() - {"d x"}:
+        assert torch.equal(left_out[name], multiplied[name]), name
+
+
 @pytest.mark.parametrize("masks", ["step", "sequence"])
 @pytest.mark.parametrize("Layer", [LSTM, GRU, RNN])
 def test_mask_left_to_the_caller_is_that_of_the_call(Layer: type[LSTM], masks: str) -> None:

@@ -199,9 +199,10 @@ REGRNN_INLINE long dots_floats(long rows) { return rows * DOT_WORD + VL; }
 
 // d_x (kept.rows, kept.columns) = D(d w), for w (K, kept.columns), d (kept.rows, K) and the mask that `kept` tells of.
 // Columns that are struck become 0. Scratch: sums, DOT_WORD features after the other, dots_floats of at most ROWS_HELD rows
-// each; of this thread: some, ROWS_HELD rows of DOT_COLUMNS.
-inline void kept_input_gradient(int id, int threads, const Kept& kept, const float* mask, long K, const float* w, Rows d,
-                                const float* row_factor, float factor, float* d_x, float* sums, float* some) {
+// each; and some, twice that many rows of DOT_COLUMNS.
+inline void kept_input_gradient(int id, int threads, Barrier& barrier, const Kept& kept, const float* mask, long K,
+                                const float* w, Rows d, const float* row_factor, float factor, float* d_x, float* sums,
+                                float* some) {
   alignas(64) static thread_local float place[DOT_WORD * DOT_COLUMNS];
   float* const turned = in_one_register(place);
   constexpr long most = DOT_VECTORS / 2;  // panels
@@ -210,24 +211,27 @@ inline void kept_input_gradient(int id, int threads, const Kept& kept, const flo
   const auto sums_of_word = [&](long n) { return sums + n * dots_floats(std::min(ROWS_HELD, kept.rows)); };
   for (long row0 = 0; row0 < kept.rows; row0 += ROWS_HELD) {
     const long rows = std::min(ROWS_HELD, kept.rows - row0);
+    const Part mine(rows, id, threads);
     const auto bits_of_word = [&](long f0) { return kept.bits + f0 / WORD * kept.rows + row0; };
     for (long i = 0; i < parts; i++) {
       const long p0 = panels * i / parts, p1 = panels * (i + 1) / parts, width = (p1 - p0) * NR;
-      // Next to each other, in whole cache lines: the rows of d can be far apart.
-      for (long r = 0; r < rows; r++)
+      // Next to each other, in whole cache lines: the rows of d can be far apart. A thread that is ahead fills the other half.
+      float* const now = some + i % 2 * rows * DOT_COLUMNS;
+      for (long r = mine.begin; r < mine.end; r++)
         for (long p = p0; p < p1; p++) {
           const float* from = d.p + (row0 + r) * d.ld + p * d.chunk;
-          float* to = some + r * width + (p - p0) * NR;
+          float* to = now + r * width + (p - p0) * NR;
           store(to, load_some(from, K - p * NR));
           store(to + VL, load_some(from + VL, K - p * NR - VL));
         }
+      barrier.wait();
       const long k0 = p0 * NR, depth = std::min(width, K - k0);
       if (depth < width) std::memset(turned, 0, sizeof place);
       for (long n = part.begin; n < part.end; n++) {
         const long f0 = n * DOT_WORD;
         turn(w + k0 * features + f0, features, depth, std::min(DOT_WORD, features - f0), turned, DOT_COLUMNS);
         const auto dots = [&](auto D) {
-          dots_of_rows<D>(rows, bits_of_word(f0), static_cast<int>(f0 % WORD), some, turned, sums_of_word(n), i > 0);
+          dots_of_rows<D>(rows, bits_of_word(f0), static_cast<int>(f0 % WORD), now, turned, sums_of_word(n), i > 0);
         };
         switch (p1 - p0) {
           case 1: dots(std::integral_constant<int, 2>()); break;
@@ -241,6 +245,7 @@ inline void kept_input_gradient(int id, int threads, const Kept& kept, const flo
         }
       }
     }
+    if (parts % 2 == 1) barrier.wait();  // before the next rows go where the last part lies
     for (long n = part.begin; n < part.end; n++) {
       const long f0 = n * DOT_WORD, width = std::min(DOT_WORD, features - f0);
       const float* sum = sums_of_word(n);
@@ -262,8 +267,7 @@ inline void kept_input_gradient(int id, int threads, const Kept& kept, const flo
 class Separate {
  public:
   Separate(long N, long K, const float* mask, int threads, float* scratch)
-      : mask_(mask), own_apart_(whole_lines(std::max({ABREAST * NR * std::min(std::max(N, K), ROWS_HELD),
-                                                      std::min(N, ROWS_HELD) * DOT_COLUMNS}))) {
+      : mask_(mask), own_apart_(whole_lines(ABREAST * NR * std::min(std::max(N, K), ROWS_HELD))) {
     const auto take = [&](long floats) {
       const long at = floats_;
       floats_ += whole_lines(floats);
@@ -277,6 +281,7 @@ class Separate {
     by_rows_ = kept(N, K);
     by_columns_ = kept(K, N);
     waiting_ = take(std::max((K + DOT_WORD - 1) / DOT_WORD * dots_floats(std::min(N, ROWS_HELD)), (K + NR - 1) / NR * NR * N));
+    some_ = take(2 * std::min(N, ROWS_HELD) * DOT_COLUMNS);
     own_ = take(threads * own_apart_);
   }
 
@@ -303,7 +308,7 @@ class Separate {
                       float factor, float* d_x) const {
     const long N = by_rows_.rows, K = by_rows_.columns;
     if (DOTS)
-      return kept_input_gradient(id, threads, by_rows_, mask_, columns, w, d, row_factor, factor, d_x, waiting_, own(id));
+      return kept_input_gradient(id, threads, barrier, by_rows_, mask_, columns, w, d, row_factor, factor, d_x, waiting_, some_);
     Held held;
     multiply_deep(id, threads, N, K, columns, d, ByRows{w, K, K}, IntoRows{d_x, K, K, nullptr, nullptr, row_factor, factor},
                   waiting_, held);
@@ -327,7 +332,7 @@ class Separate {
   const float* mask_;
   long own_apart_, floats_ = 0;
   Kept by_rows_, by_columns_;
-  float *waiting_, *own_;
+  float *waiting_, *some_, *own_;
 };
 
 }  // namespace REGRNN_ISA

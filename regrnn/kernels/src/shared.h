@@ -319,10 +319,10 @@ inline void shared_input_gradient(int id, int threads, const Shared& s, long K, 
   }
 }
 
-// Rows list[r] of c[p], NR wide, += a[r][k] b[p][k], k < K, p < P. Rows R further down the list are asked for.
+// Rows list[r] of c[p], NR wide, += a[r][k] b[p][k], k < K, p < P.
 template <int P, int R>
 void tile_scattered(long K, const float* a, long lda, const float* b, long b_apart, float* c, long c_apart,
-                    const int32_t* list, long left) {
+                    const int32_t* list) {
   constexpr int W = 2 * P;
   vf acc[R][W];
   const float* row[R];
@@ -331,10 +331,6 @@ void tile_scattered(long K, const float* a, long lda, const float* b, long b_apa
     row[r] = a + r * lda;
 #pragma GCC unroll 4
     for (int w = 0; w < W; w++) acc[r][w] = load(c + w / 2 * c_apart + list[r] * NR + w % 2 * VL);
-    if (R + r < left)
-#pragma GCC unroll 2
-      for (int p = 0; p < P; p++)
-        for (int line = 0; line < NR; line += 16) __builtin_prefetch(c + p * c_apart + list[R + r] * NR + line, 1);
   }
   auto step = [&](long k) REGRNN_LAMBDA_INLINE {
     vf bk[W];
@@ -360,9 +356,9 @@ template <int P>
 void tiles_scattered(long count, long K, const float* a, long lda, const float* b, long b_apart, float* c, long c_apart,
                      const int32_t* list) {
   long i = 0;
-  for (; i + 6 <= count; i += 6) tile_scattered<P, 6>(K, a + i * lda, lda, b, b_apart, c, c_apart, list + i, count - i);
-  for (; i + 2 <= count; i += 2) tile_scattered<P, 2>(K, a + i * lda, lda, b, b_apart, c, c_apart, list + i, count - i);
-  if (i < count) tile_scattered<P, 1>(K, a + i * lda, lda, b, b_apart, c, c_apart, list + i, count - i);
+  for (; i + 6 <= count; i += 6) tile_scattered<P, 6>(K, a + i * lda, lda, b, b_apart, c, c_apart, list + i);
+  for (; i + 2 <= count; i += 2) tile_scattered<P, 2>(K, a + i * lda, lda, b, b_apart, c, c_apart, list + i);
+  if (i < count) tile_scattered<P, 1>(K, a + i * lda, lda, b, b_apart, c, c_apart, list + i);
 }
 
 // c (columns, s.K) = (D(x)^T b)^T and the column sums of b, from x compacted and turned. `own` is scratch of this thread.
