@@ -9,7 +9,8 @@ namespace REGRNN_ISA {
 constexpr int TILE_ROWS = 6;  // the most rows that fit in the registers of AVX2
 constexpr long KB = 256;      // rows of a panel worked on at a time: 16 KiB under AVX2, half of a first-level cache
 
-// Which cache lines are asked for while a tile is computed: none, those of the next rows of A, or those at `next`.
+// Which cache lines are asked for while a tile is computed: none, those of the next rows of A, or those at `next`, to the
+// second-level cache, since the first is full of what is worked on.
 enum class Ahead { nothing, rows, panel };
 
 // Panels that a tile passes over side by side. Where there are registers for the sums of two, each element of A that is
@@ -50,7 +51,7 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
     for (int k = 0; k < NR; k += 4) {
       if (ahead == Ahead::panel) {
 #pragma GCC unroll 2
-        for (int p = 0; p < P; p++) __builtin_prefetch(next + p * b_apart);
+        for (int p = 0; p < P; p++) __builtin_prefetch(next + p * b_apart, 0, 2);
         next += 16;
       }
       step(k), step(k + 1), step(k + 2), step(k + 3);
