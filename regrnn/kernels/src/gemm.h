@@ -70,6 +70,7 @@ struct IntoRows {
   void sums(long, const float*, bool) const {}
   void operator()(long panel, long row0, long rows, const float* values) const {
     const long j = panel * NR, width = N - j;
+    constexpr long AHEAD = 8;  // rows whose lines are asked for
     vf b0 = {}, b1 = {};
     for (const float* b : {bias, bias2}) {
       if (b == nullptr) continue;
@@ -78,6 +79,7 @@ struct IntoRows {
     }
     for (long r = 0; r < rows; r++) {
       float* out = c + (row0 + r) * ld + j;
+      for (long i = 0; i < NR && r + AHEAD < rows; i += 16) __builtin_prefetch(out + AHEAD * ld + i, 1);
       const float f = row_factor == nullptr ? factor : factor * row_factor[row0 + r];
       store_some(out, load(values + r * NR) * f + b0, width);
       store_some(out + VL, load(values + r * NR + VL) * f + b1, width - VL);
@@ -104,7 +106,13 @@ struct IntoColumns {
   void operator()(long panel, long row0, long rows, const float* values) const {
     if (c == nullptr) return;
     const long j = panel * NR, width = N - j < NR ? N - j : NR;
-    turn(values, NR, rows, width, c + j * ld + row0, ld);
+    // A cache line of each column at a time, and those to come asked for: they lie far apart, where no processor looks ahead.
+    constexpr long LINE = 16, AHEAD = 4 * LINE;
+    float* out = c + j * ld + row0;
+    for (long r = 0; r < rows; r += LINE, out += LINE) {
+      for (long i = 0; i < width && r + AHEAD < rows; i++) __builtin_prefetch(out + i * ld + AHEAD, 1);
+      turn(values + r * NR, NR, std::min(LINE, rows - r), width, out, ld);
+    }
   }
 };
 
