@@ -84,7 +84,7 @@ class Regularization:
 
     @classmethod
     def batch(cls, p: float, every: int = 1) -> Regularization:
-        """The paper's sites with one mask for the whole batch, fresh every `every` steps: the one that saves most time."""
+        """The paper's sites with one mask for the whole batch, fresh every `every` steps: it saves most time."""
         return cls(input=p, between=p, output=p, masks="batch", every=every)
 
     @property
