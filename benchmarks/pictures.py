@@ -176,7 +176,10 @@ def _masks(axes: Axes) -> None:
             axes.text(x + 7.3, bottom + height / 2 - 0.1, str(row), va="center", fontsize=6.5,
                       color=INK if row in kept else SOFT)  # fmt: skip
     axes.text(68.8, 42.2, "rows of one panel of the input weights", va="center", fontsize=SMALL, color=ORANGE)
-    axes.text(68.8, 39.4, "The same lists serve the gradients at inputs and weights.", va="center", **_CAPTION)
+    axes.text(
+        68.8, 40.6, "The same lists serve the gradients at inputs and weights.\n"
+        "Of the paper's masks each row has a list of its own.", va="top", **_CAPTION
+    )  # fmt: skip
 
 
 def _time(axes: Axes) -> None:

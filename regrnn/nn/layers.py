@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import PackedSequence
 from regrnn.nn.functional import GATES, Cell, Nonlinearity, State, Weights, packed_rows, rnn_cell, run_layer
 from regrnn.nn.regularization import (
     LEAST_LEFT_OUT,
+    LEAST_SHARED,
     MaskKind,
     Regularization,
     RowMasks,
@@ -234,7 +235,7 @@ class RecurrentLayer(nn.Module):
             mask = draw(rate, x.size(-1), regularization.masks)
             if mask is None:
                 return x, None
-            if regularization.masks != "batch":
+            if regularization.masks != "batch" or B * regularization.every < LEAST_SHARED:
                 mask = by_rows(mask, regularization.masks)
                 if rate < LEAST_LEFT_OUT:
                     return x * mask, None

@@ -23,6 +23,9 @@ MaskKind = Literal["step", "sequence", "batch"]
 LEAST_LEFT_OUT = 0.4
 """The least rate at which products take less time without what masks strike that rows have each of their own."""
 
+LEAST_SHARED = 10
+"""The least rows that share a mask for which products gain from their sharing it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Regularization:
