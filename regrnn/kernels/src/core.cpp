@@ -177,11 +177,11 @@ EXPORT int64_t regrnn_separate_floats(int64_t N, int64_t K, int64_t threads) {
 
 EXPORT void regrnn_separate_project(int64_t N, int64_t K, int64_t columns, const float* mask, const float* x, const float* w,
                                     const float* bias, const float* bias2, float* c, float* scratch, int64_t threads) {
-  const Separate kept(N, K, mask, static_cast<int>(threads), scratch);
+  Separate kept(N, K, mask, static_cast<int>(threads), scratch);
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
     kept.keep(id, n, x);
     barrier.wait();
-    kept.multiply(id, id, n, columns, ByColumns{w, K, columns}, IntoRows{c, columns, columns, bias, bias2});
+    kept.multiply(id, columns, ByColumns{w, K, columns}, IntoRows{c, columns, columns, bias, bias2});
   });
 }
 
@@ -189,12 +189,12 @@ EXPORT void regrnn_separate_project(int64_t N, int64_t K, int64_t columns, const
 EXPORT void regrnn_separate_gradients(int64_t N, int64_t K, int64_t columns, const float* mask, const float* x,
                                       const float* d, int64_t ldd, const float* w, float* d_x, float* c, float* sums,
                                       float* sums2, float* scratch, int64_t threads) {
-  const Separate kept(N, K, mask, static_cast<int>(threads), scratch);
+  Separate kept(N, K, mask, static_cast<int>(threads), scratch);
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
     kept.keep_for_gradients(id, n, d_x != nullptr, x, nullptr, 1.f);
     barrier.wait();
     if (d_x != nullptr) kept.input_gradient(id, n, barrier, columns, w, Rows{d, ldd}, nullptr, 1.f, d_x);
-    kept.weight_gradient(id, n, columns, ByRows{d, ldd, columns}, IntoColumns{c, K, columns, sums, sums2});
+    kept.weight_gradient(id, columns, ByRows{d, ldd, columns}, IntoColumns{c, K, columns, sums, sums2});
   });
 }
 

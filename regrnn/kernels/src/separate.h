@@ -134,22 +134,27 @@ void strip_of_kept(const Kept& a, const Source& b, long panel, const Sink& sink,
   }
 }
 
-// C = A B, which has so many columns. Scratch of this thread: `values`, ABREAST panels of at most ROWS_HELD rows.
+// Strip i of `strips` that are nearly equally wide and no wider than ABREAST.
 template <class Source, class Sink>
-void multiply_kept(int id, int threads, const Kept& a, long columns, const Source& b, const Sink& sink, float* values) {
-  const Part part((columns + NR - 1) / NR, id, threads);
-  const long panels = part.end - part.begin, strips = (panels + ABREAST - 1) / ABREAST;
-  for (long i = 0; i < strips; i++) {
-    const long from = part.begin + panels * i / strips;
-    switch (part.begin + panels * (i + 1) / strips - from) {
-      case 1: strip_of_kept<1>(a, b, from, sink, values); break;
-      case 2: strip_of_kept<2>(a, b, from, sink, values); break;
-      case 3: strip_of_kept<3>(a, b, from, sink, values); break;
-      case 4: strip_of_kept<4>(a, b, from, sink, values); break;
-      case 5: strip_of_kept<std::min(5, ABREAST)>(a, b, from, sink, values); break;
-      default: strip_of_kept<std::min(6, ABREAST)>(a, b, from, sink, values);
-    }
+void strip_of_kept(const Kept& a, long panels, long strips, long i, const Source& b, const Sink& sink, float* values) {
+  const long from = panels * i / strips;
+  switch (panels * (i + 1) / strips - from) {
+    case 1: return strip_of_kept<1>(a, b, from, sink, values);
+    case 2: return strip_of_kept<2>(a, b, from, sink, values);
+    case 3: return strip_of_kept<3>(a, b, from, sink, values);
+    case 4: return strip_of_kept<4>(a, b, from, sink, values);
+    case 5: return strip_of_kept<std::min(5, ABREAST)>(a, b, from, sink, values);
+    default: return strip_of_kept<std::min(6, ABREAST)>(a, b, from, sink, values);
   }
+}
+
+// C = A B, which has so many columns: the strips that this thread gets of `turns`, or all where there are none. Scratch of
+// this thread: `values`, ABREAST panels of at most ROWS_HELD rows.
+template <class Source, class Sink>
+void multiply_kept(Turns* turns, const Kept& a, long columns, const Source& b, const Sink& sink, float* values) {
+  const long panels = (columns + NR - 1) / NR, strips = (panels + ABREAST - 1) / ABREAST;
+  for (long i = 0, mine; (mine = turns == nullptr ? i : turns->next()) < strips; i++)
+    strip_of_kept(a, panels, strips, mine, b, sink, values);
 }
 
 constexpr int DOT_VECTORS = 16;  // of a row of d that stay in registers
@@ -199,24 +204,26 @@ REGRNN_INLINE long dots_floats(long rows) { return rows * DOT_WORD + VL; }
 
 // d_x (kept.rows, kept.columns) = D(d w), for w (K, kept.columns), d (kept.rows, K) and the mask that `kept` tells of.
 // Columns that are struck become 0. Scratch: sums, DOT_WORD features after the other, dots_floats of at most ROWS_HELD rows
-// each; and some, twice that many rows of DOT_COLUMNS.
-inline void kept_input_gradient(int id, int threads, Barrier& barrier, const Kept& kept, const float* mask, long K,
+// each; and some, twice that many rows of DOT_COLUMNS. Two `turns`.
+inline void kept_input_gradient(int id, int threads, Barrier& barrier, Turns* turns, const Kept& kept, const float* mask, long K,
                                 const float* w, Rows d, const float* row_factor, float factor, float* d_x, float* sums,
                                 float* some) {
   alignas(64) static thread_local float place[DOT_WORD * DOT_COLUMNS];
   float* const turned = in_one_register(place);
   constexpr long most = DOT_VECTORS / 2;  // panels
   const long features = kept.columns, panels = (K + NR - 1) / NR, parts = (panels + most - 1) / most;
-  const Part part((features + DOT_WORD - 1) / DOT_WORD, id, threads);
+  const long words = (features + DOT_WORD - 1) / DOT_WORD;
+  const Part part(words, id, threads);
+  long phase = 0;
   const auto sums_of_word = [&](long n) { return sums + n * dots_floats(std::min(ROWS_HELD, kept.rows)); };
   for (long row0 = 0; row0 < kept.rows; row0 += ROWS_HELD) {
     const long rows = std::min(ROWS_HELD, kept.rows - row0);
     const Part mine(rows, id, threads);
     const auto bits_of_word = [&](long f0) { return kept.bits + f0 / WORD * kept.rows + row0; };
-    for (long i = 0; i < parts; i++) {
+    for (long i = 0; i < parts; i++, phase++) {
       const long p0 = panels * i / parts, p1 = panels * (i + 1) / parts, width = (p1 - p0) * NR;
       // Next to each other, in whole cache lines: the rows of d can be far apart. A thread that is ahead fills the other half.
-      float* const now = some + i % 2 * rows * DOT_COLUMNS;
+      float* const now = some + phase % 2 * std::min(ROWS_HELD, kept.rows) * DOT_COLUMNS;
       for (long r = mine.begin; r < mine.end; r++)
         for (long p = p0; p < p1; p++) {
           const float* from = d.p + (row0 + r) * d.ld + p * d.chunk;
@@ -225,9 +232,10 @@ inline void kept_input_gradient(int id, int threads, Barrier& barrier, const Kep
           store(to + VL, load_some(from + VL, K - p * NR - VL));
         }
       barrier.wait();
+      if (id == 0) turns[(phase + 1) % 2].again();
       const long k0 = p0 * NR, depth = std::min(width, K - k0);
       if (depth < width) std::memset(turned, 0, sizeof place);
-      for (long n = part.begin; n < part.end; n++) {
+      for (long n; (n = turns[phase % 2].next()) < words;) {
         const long f0 = n * DOT_WORD;
         turn(w + k0 * features + f0, features, depth, std::min(DOT_WORD, features - f0), turned, DOT_COLUMNS);
         const auto dots = [&](auto D) {
@@ -245,7 +253,7 @@ inline void kept_input_gradient(int id, int threads, Barrier& barrier, const Kep
         }
       }
     }
-    if (parts % 2 == 1) barrier.wait();  // before the next rows go where the last part lies
+    barrier.wait();
     for (long n = part.begin; n < part.end; n++) {
       const long f0 = n * DOT_WORD, width = std::min(DOT_WORD, features - f0);
       const float* sum = sums_of_word(n);
@@ -263,7 +271,8 @@ inline void kept_input_gradient(int id, int threads, Barrier& barrier, const Kep
   }
 }
 
-// The products of a layer or a softmax with x (N, K), of which every element has a mask, and their scratch.
+// The products of a layer or a softmax with x (N, K), of which every element has a mask, and their scratch: made before the
+// threads come together, for one of the products with D(x) or for its gradients.
 class Separate {
  public:
   Separate(long N, long K, const float* mask, int threads, float* scratch)
@@ -293,8 +302,13 @@ class Separate {
 
   // C = D(x) B.
   template <class Source, class Sink>
-  void multiply(int id, int part, int parts, long columns, const Source& b, const Sink& sink) const {
-    multiply_kept(part, parts, by_rows_, columns, b, sink, own(id));
+  void multiply(int id, long columns, const Source& b, const Sink& sink) {
+    multiply_kept(&strips_, by_rows_, columns, b, sink, own(id));
+  }
+  // The same by one thread alone.
+  template <class Source, class Sink>
+  void multiply_alone(int id, long columns, const Source& b, const Sink& sink) const {
+    multiply_kept(nullptr, by_rows_, columns, b, sink, own(id));
   }
 
   // What the gradients need: of the input without x, of the weights with it; then a barrier.
@@ -305,10 +319,11 @@ class Separate {
 
   // d_x = D(d w) for d (N, columns) and w (columns, K).
   void input_gradient(int id, int threads, Barrier& barrier, long columns, const float* w, Rows d, const float* row_factor,
-                      float factor, float* d_x) const {
+                      float factor, float* d_x) {
     const long N = by_rows_.rows, K = by_rows_.columns;
     if (DOTS)
-      return kept_input_gradient(id, threads, barrier, by_rows_, mask_, columns, w, d, row_factor, factor, d_x, waiting_, some_);
+      return kept_input_gradient(id, threads, barrier, words_, by_rows_, mask_, columns, w, d, row_factor, factor, d_x, waiting_,
+                                 some_);
     Held held;
     multiply_deep(id, threads, N, K, columns, d, ByRows{w, K, K}, IntoRows{d_x, K, K, nullptr, nullptr, row_factor, factor},
                   waiting_, held);
@@ -319,8 +334,8 @@ class Separate {
 
   // (columns, K) = (D(x)^T b)^T.
   template <class Source>
-  void weight_gradient(int id, int threads, long columns, const Source& b, const IntoColumns& sink) const {
-    multiply_kept(id, threads, by_columns_, columns, b, sink, own(id));
+  void weight_gradient(int id, long columns, const Source& b, const IntoColumns& sink) {
+    multiply_kept(&strips_, by_columns_, columns, b, sink, own(id));
   }
 
  private:
@@ -333,6 +348,7 @@ class Separate {
   long own_apart_, floats_ = 0;
   Kept by_rows_, by_columns_;
   float *waiting_, *some_, *own_;
+  Turns strips_, words_[2];
 };
 
 }  // namespace REGRNN_ISA

@@ -107,7 +107,8 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
                             const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* m,
                             float* sums, const Shared* shared, const float* separate, float* scratch, int threads) {
   const long panels = (V + NR - 1) / NR, unit = separate == nullptr ? 1 : ABREAST;
-  const Separate kept(N, H, separate, threads, separate == nullptr ? nullptr : scratch);
+  Separate kept(N, H, separate, threads, separate == nullptr ? nullptr : scratch);
+  Turns groups[2];
   std::atomic<bool> far{false};
   if (shared != nullptr) list_kept(*shared);
   parallel(threads, [&](int id, int n, Barrier& barrier) {
@@ -121,7 +122,7 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
         shared_multiply(part, threads, *shared, columns, scratch, source, sink,
                         scratch + whole_lines(N * H) + id * own_floats(*shared));
       else if (separate != nullptr)
-        kept.multiply(id, part, threads, columns, source, sink);
+        kept.multiply_alone(id, columns, source, sink);
       else
         multiply(part, threads, N, columns, H, Rows{h, H}, source, sink, held);
     };
@@ -137,9 +138,8 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
       }
       barrier.wait();
     };
-    const auto exponentials = [&] {
-      const Part part(GROUPS, id, n);
-      for (long g = part.begin; g < part.end; g++) {
+    const auto exponentials = [&](Turns& turns) {
+      for (long g; (g = turns.next()) < GROUPS;) {
         const Group group(panels, unit, g);
         std::fill(mine, mine + N * VL, 0.f);
         if (group.begin < group.end)
@@ -168,10 +168,10 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
     barrier.wait();
     // Any number near a row's largest logit serves as m: that of the first classes saves a pass over the logits.
     largest_of(std::min<long>(NR, V));
-    exponentials();
+    exponentials(groups[0]);
     if (!far.load(std::memory_order_relaxed)) return;
     largest_of(V);
-    exponentials();
+    exponentials(groups[1]);
   });
 }
 
@@ -184,6 +184,7 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
                              float* waiting, const Shared* shared, const float* separate, float* turned_w, float* lanes,
                              float* own, int threads) {
   if (shared != nullptr) list_kept(*shared);
+  Separate kept(N, H, separate, threads, separate == nullptr ? nullptr : own);
   parallel(threads, [&](int id, int n, Barrier& barrier) {
     const bool weights = d_w != nullptr || d_bias != nullptr;
     const IntoColumns sink{d_w, H, V, d_bias, nullptr, inverse_z, factor};
@@ -199,11 +200,10 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
       return;
     }
     if (separate != nullptr) {
-      const Separate kept(N, H, separate, threads, own);
       kept.keep_for_gradients(id, n, d_h != nullptr, weights ? h : nullptr, inverse_z, factor);
       barrier.wait();
       if (d_h != nullptr) kept.input_gradient(id, n, barrier, V, w, rows, inverse_z, factor, d_h);
-      if (weights) kept.weight_gradient(id, n, V, Ready{e, N}, sink);
+      if (weights) kept.weight_gradient(id, V, Ready{e, N}, sink);
       return;
     }
     if (weights) transpose(id, n, h, N, H, H, inverse_z, factor, turned);

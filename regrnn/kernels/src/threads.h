@@ -73,6 +73,17 @@ void parallel(int threads, const Body& body) {
   body(0, 1, alone);
 }
 
+// Hands out 0, 1, 2, ... to threads that are never equally fast: other programs and other kinds of cores see to that.
+class Turns {
+ public:
+  long next() { return next_.fetch_add(1, std::memory_order_relaxed); }
+  // To be called where no thread can be asking.
+  void again() { next_.store(0, std::memory_order_relaxed); }
+
+ private:
+  alignas(64) std::atomic<long> next_{0};
+};
+
 // The part of n things that is thread `id`'s.
 struct Part {
   long begin, end;
