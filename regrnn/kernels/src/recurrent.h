@@ -40,8 +40,50 @@ struct Share {
     return rows * std::min(panels * (id + 1) - p * threads, threads) / threads;
   }
   bool packs(long p) const { return p * threads >= panels * id; }
-  // Whether there is such a panel and nobody has a part in it.
+  // Whether there is such a panel and nobody else has a part in it.
   bool whole(long p) const { return packs(p) && (p + 1) * threads <= panels * (id + 1); }
+
+  // Panels [p, p + n): the i-th of the share's, `most` at a time where that many are whole. n = 0 behind the last.
+  struct Panels {
+    long p, n;
+  };
+  Panels panels_at(long i, long most) const {
+    const long head = first() < end() && !whole(first()), tail = end() - first() > head && !whole(end() - 1);
+    const long middle = end() - first() - head - tail, wide = middle / most;
+    if (i < head) return {first(), 1};
+    if (i < head + wide) return {first() + head + (i - head) * most, most};
+    const long p = first() + head + wide * most + (i - head - wide);
+    return {p, p < end() ? 1 : 0};
+  }
+};
+
+// The shares of all threads, step after step. A thread does its own first, whose weights its cache may still have, and then
+// what those have left that are slower.
+class Shares {
+ public:
+  explicit Shares(long panels) : panels_(panels) {}
+
+  // Calls visit(share, p, n, next) for panels [p, p + n) of a share, `next` being the one after them. Steps are counted from
+  // 0, and there is a barrier between them.
+  template <class Visit>
+  void each(int id, int threads, long step, long most, const Visit& visit) {
+    const bool helping = threads <= MOST;
+    if (helping) turns_[(step + 1) % 2][id].again();
+    for (int k = 0; k < (helping ? threads : 1); k++) {
+      const int whose = (id + k) % threads;
+      const Share share{panels_, whose, threads};
+      for (long i = 0;; i++) {
+        const Share::Panels now = share.panels_at(helping ? turns_[step % 2][whose].next() : i, most);
+        if (now.n == 0) break;
+        visit(share, now.p, now.n, now.p + now.n < share.end() ? now.p + now.n : share.first());
+      }
+    }
+  }
+
+ private:
+  static constexpr int MOST = 64;  // threads; where there are more, each keeps to its own
+  const long panels_;
+  Turns turns_[2][MOST];
 };
 
 constexpr int gates_of(int cell) { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
@@ -112,6 +154,7 @@ void forward_cell(const Layer& l) {
   const Steps steps{l};
   const int Q = gates_of(cell);
   const long H = l.H, T = l.T, blocks = (H + NR - 1) / NR;
+  Shares shares(blocks);
   parallel(l.threads, [&](int id, int threads, Barrier& barrier) {
     const Share share{blocks, id, threads};
     const long panel_of_gate = panel_floats(H), panel = Q * panel_of_gate;
@@ -128,8 +171,8 @@ void forward_cell(const Layer& l) {
     barrier.wait();
     for (long s = 0; s < T; s++) {
       const long size = steps.size(s), coming = steps.size(s + 1);
-      for (long p = share.first(); p < share.end(); p++) {
-        const float* after = l.packed + (p + 1 < share.end() ? p + 1 : share.first()) * panel;
+      shares.each(id, threads, s, 1, [&](const Share& share, long p, long, long next) {
+        const float* after = l.packed + next * panel;
         const long end = share.end_row(p, size);
         for (long b0 = share.begin_row(p, size); b0 < end; b0 += STEP_ROWS) {
           const long rows = std::min(STEP_ROWS, end - b0);
@@ -144,7 +187,7 @@ void forward_cell(const Layer& l) {
         }
         if (share.packs(p))  // rows that begin with the next step
           for (long b = size; b < coming; b++) enter(l, steps, s + 1, b, l.h0 + b * H, p * NR);
-      }
+      });
       barrier.wait();
     }
   });
@@ -209,6 +252,7 @@ void backward_cell(const Layer& l) {
   const int Q = gates_of(cell);
   // Of a GRU the gradient at the gates has four parts: at r, z, n, and at the recurrent product that r multiplies.
   const long H = l.H, T = l.T, K = Q * H, ld = cell == GRU ? 4 * H : K, blocks = (H + NR - 1) / NR;
+  Shares shares(blocks);
   parallel(l.threads, [&](int id, int threads, Barrier& barrier) {
     const Share share{blocks, id, threads};
     // Of a GRU two products, with the weights at r and z and with those at the product that r multiplies.
@@ -224,9 +268,8 @@ void backward_cell(const Layer& l) {
     }
     barrier.wait();
     // After step s: the gradient that leaves it for the states before it, of `wide` panels from p on.
-    auto leaving = [&](long s, long p, int wide, long b0, long rows) {
-      const float* first_part = l.packed + p * panel;
-      const float* after = l.packed + (p + wide < share.end() ? p + wide : share.first()) * panel;
+    auto leaving = [&](long s, long p, int wide, long next, long b0, long rows) {
+      const float *first_part = l.packed + p * panel, *after = l.packed + next * panel;
       const float* d = l.d_gates + (steps.start(s) + b0) * ld;
       if (cell == GRU) {
         float* second = u + STEP_ROWS * NR;
@@ -248,15 +291,14 @@ void backward_cell(const Layer& l) {
     for (long s = T; s-- > -1;) {
       // Rows that step s + 1 sends back: to step s, or, where a row began there, to the first state.
       const long sent = steps.size(s + 1), size = steps.size(s), most = std::max(sent, size);
-      for (long p = share.first(), wide; p < share.end(); p += wide) {
-        wide = PAIR == 2 && cell != GRU && share.whole(p) && share.whole(p + 1) ? 2 : 1;
+      shares.each(id, threads, T - 1 - s, cell == GRU ? 1 : PAIR, [&](const Share& share, long p, long wide, long next) {
         const long end = share.end_row(p, most);
         for (long b0 = share.begin_row(p, most); b0 < end; b0 += STEP_ROWS) {
           const long rows = std::min(STEP_ROWS, end - b0);
           const long with = std::min(std::max(sent - b0, 0L), rows);
           for (long w = 0; w < wide && b0 < size; w++)
             ask_for_step<cell>(l, steps, s, b0, std::min(rows, size - b0), p + w);
-          if (with > 0) leaving(s + 1, p, static_cast<int>(wide), b0, with);
+          if (with > 0) leaving(s + 1, p, static_cast<int>(wide), next, b0, with);
           for (long r = 0; r < rows; r++)
             for (long v = 0; v < wide * NR; v += VL) {
               const long b = b0 + r, j = p * NR + v, width = H - j;
@@ -279,7 +321,7 @@ void backward_cell(const Layer& l) {
               }
             }
         }
-      }
+      });
       barrier.wait();
     }
   });
