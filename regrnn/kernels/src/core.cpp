@@ -25,6 +25,7 @@
 using namespace regrnn::REGRNN_ISA;
 using regrnn::Barrier;
 using regrnn::parallel;
+using regrnn::Turns;
 
 namespace regrnn {
 bool forked = false;
@@ -72,9 +73,10 @@ EXPORT int64_t regrnn_panel() { return NR; }
 // c (M, N) = a (M, K) w (N, K)^T + bias + bias2
 EXPORT void regrnn_project(int64_t M, int64_t N, int64_t K, const float* a, const float* w, const float* bias,
                      const float* bias2, float* c, int64_t threads) {
+  Turns turns;
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
     Held held;
-    multiply(id, n, M, N, K, Rows{a, K}, ByColumns{w, K, N}, IntoRows{c, N, N, bias, bias2}, held);
+    multiply(id, n, M, N, K, Rows{a, K}, ByColumns{w, K, N}, IntoRows{c, N, N, bias, bias2}, held, &turns);
   });
 }
 
@@ -100,6 +102,7 @@ constexpr long LARGE = 2048;  // more rows of a batch than these are worked on i
 // Scratch: waiting (ceil(N / NR) NR, M), used where K > LARGE.
 EXPORT void regrnn_outer(int64_t M, int64_t N, int64_t K, const float* turned, const float* b, int64_t ldb, float* c,
                          float* sums, float* sums2, float* waiting, int64_t threads) {
+  Turns turns;
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
     Held held;
     const Rows a{turned, K};
@@ -108,7 +111,7 @@ EXPORT void regrnn_outer(int64_t M, int64_t N, int64_t K, const float* turned, c
     if (K > LARGE)
       multiply_deep(id, n, M, N, K, a, rows, into, waiting, held);
     else
-      multiply(id, n, M, N, K, a, rows, into, held);
+      multiply(id, n, M, N, K, a, rows, into, held, &turns);
   });
 }
 

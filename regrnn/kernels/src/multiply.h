@@ -64,15 +64,32 @@ void each_strip(int id, int threads, long panels, long tiles, const Visit& visit
   }
 }
 
-// C = A B. The sink is called as sink(panel, first_row, rows, values) with values[rows][NR] for every part of C, and as
+constexpr long STRIPS = 8;  // for each thread, at least: where there are fewer, parts of the same size are the better ones
+
+// The same for what a thread gets of `turns`: P panels at a time, all of their tiles of rows.
+template <class Visit>
+void each_strip(Turns& turns, int id, int threads, long panels, long tiles, const Visit& visit) {
+  const long strips = (panels + PAIR - 1) / PAIR;
+  if (strips < STRIPS * threads) return each_strip(id, threads, panels, tiles, visit);
+  for (long i; (i = turns.next()) < strips;) {
+    if ((i + 1) * PAIR <= panels)
+      visit(i * PAIR, std::integral_constant<int, PAIR>(), 0L, tiles);
+    else
+      visit(i * PAIR, std::integral_constant<int, 1>(), 0L, tiles);
+  }
+}
+
+// C = A B: this thread's part, or what it gets of `turns`. The sink is called as sink(panel, first_row, rows, values) with values[rows][NR] for every part of C, and as
 // sink.sums(panel, values[NR], add) with the weighted column sums of B, sum over k of weight[k] B[k][j], if it wants them:
 // of all k, or of some and then of others, to be added.
 template <class Source, class Sink>
-void multiply(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink, Held&) {
+void multiply(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink, Held&,
+              Turns* turns = nullptr) {
   alignas(64) static thread_local float values[PAIR * BLOCK_ROWS * NR];
   constexpr long apart = BLOCK_ROWS * NR;
   const long tiles = tiles_of(M);
-  each_strip(id, threads, (N + NR - 1) / NR, tiles, [&](long panel, auto P, long begin, long end) {
+  const long panels = (N + NR - 1) / NR;
+  const auto visit = [&](long panel, auto P, long begin, long end) {
     for (long first = begin; first < end; first += BLOCK_TILES) {
       const long last = std::min(first + BLOCK_TILES, end);
       const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
@@ -82,7 +99,11 @@ void multiply(int id, int threads, long M, long N, long K, Rows a, const Source&
         sink(panel + p, row0, rows, values + p * apart);
       }
     }
-  });
+  };
+  if (turns == nullptr)
+    each_strip(id, threads, panels, tiles, visit);
+  else
+    each_strip(*turns, id, threads, panels, tiles, visit);
 }
 
 // The same for large K, whose columns of A do not fit in a cache: the product is made for `deep` of them at a time, so that

@@ -62,9 +62,10 @@ void round_part(const Source& b, long panel, long k0, long n, bf16* out, const S
   if (Sink::wants_sums && sink != nullptr) sums.give(*sink, panel, k0 > 0);
 }
 
-// As in multiply.h.
+// As in multiply.h, but without turns: a thread keeps to rows that it has rounded.
 template <class Source, class Sink>
-void multiply(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink, Held& held) {
+void multiply(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink, Held& held,
+              Turns* = nullptr) {
   alignas(64) static thread_local float values[BLOCK_ROWS * NR];
   alignas(64) static thread_local bf16 rounded[MOST_DEPTH * NR];
   const long panels = (N + NR - 1) / NR, tiles = squares(M), most_k = std::min(squares(K) * SIDE, MOST_DEPTH);

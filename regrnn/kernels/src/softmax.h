@@ -185,6 +185,7 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
                              float* own, int threads) {
   if (shared != nullptr) list_kept(*shared);
   Separate kept(N, H, separate, threads, separate == nullptr ? nullptr : own);
+  Turns turns;
   parallel(threads, [&](int id, int n, Barrier& barrier) {
     const bool weights = d_w != nullptr || d_bias != nullptr;
     const IntoColumns sink{d_w, H, V, d_bias, nullptr, inverse_z, factor};
@@ -212,7 +213,7 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
     if (d_h != nullptr)
       multiply_deep(id, n, N, H, V, rows, ByRows{w, H, H}, IntoRows{d_h, H, H, nullptr, nullptr, inverse_z, factor}, waiting,
                     held);
-    if (weights) multiply(id, n, d_w == nullptr ? 1 : H, V, N, Rows{turned, N}, Ready{e, N}, sink, held);
+    if (weights) multiply(id, n, d_w == nullptr ? 1 : H, V, N, Rows{turned, N}, Ready{e, N}, sink, held, &turns);
   });
 }
 
