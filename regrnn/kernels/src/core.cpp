@@ -142,10 +142,11 @@ EXPORT void regrnn_shared_project(const Shared* shared, int64_t columns, const f
                                   int64_t threads) {
   const Shared& s = *shared;
   list_kept(s);
+  Turns turns;
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
     compact(id, n, s, x, compacted);
     barrier.wait();
-    shared_multiply(id, n, s, columns, compacted, ByColumns{w, s.K, columns}, IntoRows{c, columns, columns, bias, bias2},
+    shared_multiply(&turns, s, columns, compacted, ByColumns{w, s.K, columns}, IntoRows{c, columns, columns, bias, bias2},
                     own + id * own_floats(s));
   });
 }
@@ -165,10 +166,11 @@ EXPORT void regrnn_shared_outer(const Shared* shared, int64_t columns, const flo
                                 float* c, float* sums, float* sums2, float* turned, float* own, int64_t threads) {
   const Shared& s = *shared;
   list_kept(s);
+  Turns turns;
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
     compact_turned(id, n, s, x, nullptr, 1.f, turned);
     barrier.wait();
-    shared_weight_gradient(id, n, s, columns, turned, ByRows{d, ldd, columns},
+    shared_weight_gradient(turns, s, columns, turned, ByRows{d, ldd, columns},
                            IntoColumns{c, s.K, columns, sums, sums2}, own + id * own_floats(s));
   });
 }
@@ -180,11 +182,12 @@ EXPORT int64_t regrnn_separate_floats(int64_t N, int64_t K, int64_t threads) {
 
 EXPORT void regrnn_separate_project(int64_t N, int64_t K, int64_t columns, const float* mask, const float* x, const float* w,
                                     const float* bias, const float* bias2, float* c, float* scratch, int64_t threads) {
-  Separate kept(N, K, mask, static_cast<int>(threads), scratch);
+  const Separate kept(N, K, mask, static_cast<int>(threads), scratch);
+  Turns turns;
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
     kept.keep(id, n, x);
     barrier.wait();
-    kept.multiply(id, columns, ByColumns{w, K, columns}, IntoRows{c, columns, columns, bias, bias2});
+    kept.multiply(id, &turns, columns, ByColumns{w, K, columns}, IntoRows{c, columns, columns, bias, bias2});
   });
 }
 

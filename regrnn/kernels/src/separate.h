@@ -300,15 +300,10 @@ class Separate {
   // What `multiply` needs of x; then a barrier.
   void keep(int id, int threads, const float* x) const { keep_rows(id, threads, mask_, x, by_rows_); }
 
-  // C = D(x) B.
+  // C = D(x) B, as multiply_kept.
   template <class Source, class Sink>
-  void multiply(int id, long columns, const Source& b, const Sink& sink) {
-    multiply_kept(&strips_, by_rows_, columns, b, sink, own(id));
-  }
-  // The same by one thread alone.
-  template <class Source, class Sink>
-  void multiply_alone(int id, long columns, const Source& b, const Sink& sink) const {
-    multiply_kept(nullptr, by_rows_, columns, b, sink, own(id));
+  void multiply(int id, Turns* turns, long columns, const Source& b, const Sink& sink) const {
+    multiply_kept(turns, by_rows_, columns, b, sink, own(id));
   }
 
   // What the gradients need: of the input without x, of the weights with it; then a barrier.

@@ -71,16 +71,17 @@ REGRNN_INLINE long own_floats(const Shared& s) {
   return std::max(IN_CACHE, whole_lines(PAIR * (s.K + s.N) * NR + s.groups * (s.K / FEATURES_IN_CACHE + 2)));
 }
 
-// C = D(x) B, N x `columns`, from compacted x. `packed` is scratch of this thread.
+// C = D(x) B, N x `columns`, from compacted x: the panels that this thread gets of `turns`, or all where there are none.
+// `packed` is scratch of this thread.
 template <class Source, class Sink>
-void shared_multiply(int id, int threads, const Shared& s, long columns, const float* x, const Source& b,
-                     const Sink& sink, float* packed) {
+void shared_multiply(Turns* turns, const Shared& s, long columns, const float* x, const Source& b, const Sink& sink,
+                     float* packed) {
   constexpr long ROWS = 6 * TILE_ROWS, apart = ROWS * NR;
   alignas(64) float values[PAIR * apart];
-  const Part part((columns + NR - 1) / NR, id, threads);
-  const long one = s.K * NR, at_once = std::max<long>(PAIR, IN_CACHE / std::max(1L, one));
-  for (long p0 = part.begin; p0 < part.end; p0 += at_once) {
-    const long p1 = std::min(p0 + at_once, part.end);
+  const long panels = (columns + NR - 1) / NR;
+  const long one = s.K * NR, at_once = std::max<long>(PAIR, IN_CACHE / std::max(1L, one) / PAIR * PAIR);
+  for (long i = 0, p0; (p0 = (turns == nullptr ? i : turns->next()) * at_once) < panels; i++) {
+    const long p1 = std::min(p0 + at_once, panels);
     for (long p = p0; p < p1; p++) b.pack(p, 0, s.K, packed + (p - p0) * one);
     for (long g = 0; g < s.groups; g++)
       for (long r0 = s.first[g]; r0 < s.first[g + 1]; r0 += ROWS) {
@@ -361,13 +362,13 @@ void tiles_scattered(long count, long K, const float* a, long lda, const float* 
   if (i < count) tile_scattered<P, 1>(K, a + i * lda, lda, b, b_apart, c, c_apart, list + i);
 }
 
-// c (columns, s.K) = (D(x)^T b)^T and the column sums of b, from x compacted and turned. `own` is scratch of this thread.
+// c (columns, s.K) = (D(x)^T b)^T and the column sums of b, from x compacted and turned: the panels that this thread gets of
+// `turns`. `own` is scratch of this thread.
 template <class Source>
-void shared_weight_gradient(int id, int threads, const Shared& s, long columns, const float* x, const Source& b,
+void shared_weight_gradient(Turns& turns, const Shared& s, long columns, const float* x, const Source& b,
                             const IntoColumns& sink, float* own) {
   constexpr long ROWS = 128;
-  const Part part((columns + NR - 1) / NR, id, threads);
-  const long apart = s.K * NR;
+  const long panels = (columns + NR - 1) / NR, apart = s.K * NR;
   float *values = own, *packed = own + PAIR * apart;
   // Where in its list a group's features of each part begin.
   int32_t* const starts = reinterpret_cast<int32_t*>(packed + PAIR * s.N * NR);
@@ -375,8 +376,8 @@ void shared_weight_gradient(int id, int threads, const Shared& s, long columns, 
   for (long g = 0; g < s.groups; g++)
     for (long i = 0; i <= parts; i++)
       starts[g * (parts + 1) + i] = static_cast<int32_t>(kept_from(s, g, i * FEATURES_IN_CACHE));
-  for (long p = part.begin, wide; p < part.end; p += wide) {
-    wide = std::min<long>(PAIR, part.end - p);
+  for (long p; (p = turns.next() * PAIR) < panels;) {
+    const long wide = std::min<long>(PAIR, panels - p);
     const float* from[PAIR];
     for (long w = 0; w < wide; w++) {
       Sums<IntoColumns> sums;

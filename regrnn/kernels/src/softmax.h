@@ -107,28 +107,28 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
                             const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* m,
                             float* sums, const Shared* shared, const float* separate, float* scratch, int threads) {
   const long panels = (V + NR - 1) / NR, unit = separate == nullptr ? 1 : ABREAST;
-  Separate kept(N, H, separate, threads, separate == nullptr ? nullptr : scratch);
-  Turns groups[2];
+  const Separate kept(N, H, separate, threads, separate == nullptr ? nullptr : scratch);
+  Turns tops[2], groups[2];
   std::atomic<bool> far{false};
   if (shared != nullptr) list_kept(*shared);
   parallel(threads, [&](int id, int n, Barrier& barrier) {
     float* mine = most + id * N * NR;
     const Part rows(N, id, n);
     Held held;
-    // The product with the classes from `from` on: this thread's `part` of `threads`.
-    const auto logits = [&](int part, int threads, long from, long columns, const auto& sink) {
+    // The product with the classes from `from` on: what this thread gets of `turns`, or all where there are none.
+    const auto logits = [&](Turns* turns, long from, long columns, const auto& sink) {
       const ByColumns source{w + from * H, H, columns};
       if (shared != nullptr)
-        shared_multiply(part, threads, *shared, columns, scratch, source, sink,
+        shared_multiply(turns, *shared, columns, scratch, source, sink,
                         scratch + whole_lines(N * H) + id * own_floats(*shared));
       else if (separate != nullptr)
-        kept.multiply_alone(id, columns, source, sink);
+        kept.multiply(id, turns, columns, source, sink);
       else
-        multiply(part, threads, N, columns, H, Rows{h, H}, source, sink, held);
+        multiply(turns == nullptr ? 0 : id, turns == nullptr ? 1 : n, N, columns, H, Rows{h, H}, source, sink, held, turns);
     };
-    const auto largest_of = [&](long columns) {
+    const auto largest_of = [&](Turns& turns, long columns) {
       std::fill(mine, mine + N * NR, -std::numeric_limits<float>::infinity());
-      logits(id, n, 0, columns, IntoLargest{bias, V, mine});
+      logits(&turns, 0, columns, IntoLargest{bias, V, mine});
       barrier.wait();
       for (long r = rows.begin; r < rows.end; r++) {
         vf top = load(most + r * NR);
@@ -143,7 +143,7 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
         const Group group(panels, unit, g);
         std::fill(mine, mine + N * VL, 0.f);
         if (group.begin < group.end)
-          logits(0, 1, group.begin * NR, std::min(V, group.end * NR) - group.begin * NR,
+          logits(nullptr, group.begin * NR, std::min(V, group.end * NR) - group.begin * NR,
                  IntoExponentials{bias, V, N, group.begin, m, targets, e, mine, losses});
         for (long r = 0; r < N; r++) sums[g * N + r] = sum(load(mine + r * VL));
       }
@@ -167,10 +167,10 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
     if (separate != nullptr) kept.keep(id, n, h);
     barrier.wait();
     // Any number near a row's largest logit serves as m: that of the first classes saves a pass over the logits.
-    largest_of(std::min<long>(NR, V));
+    largest_of(tops[0], std::min<long>(NR, V));
     exponentials(groups[0]);
     if (!far.load(std::memory_order_relaxed)) return;
-    largest_of(V);
+    largest_of(tops[1], V);
     exponentials(groups[1]);
   });
 }
@@ -196,7 +196,7 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
       if (d_h != nullptr)
         shared_input_gradient(id, n, *shared, V, w, rows, inverse_z, factor, d_h, turned_w, lanes);
       if (weights)
-        shared_weight_gradient(id, n, *shared, V, turned, Ready{e, N}, sink,
+        shared_weight_gradient(turns, *shared, V, turned, Ready{e, N}, sink,
                                own + id * own_floats(*shared));
       return;
     }
