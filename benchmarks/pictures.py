@@ -186,9 +186,10 @@ def _time(axes: Axes) -> None:
     """Threads over time: a range of hidden units each, one barrier a step."""
     _heading(
         axes, 3, 33.5, 3, "One barrier a time step",
-        "Each thread keeps its range of hidden units, all gates of them, through the whole sequence, so its panels "
-        "stay in its own cache. At the barrier h[t] is\n"
-        "complete; nothing else is waited for. Every sum runs in one order, whatever the number of threads.",
+        "Each thread keeps its range of hidden units, all gates of them, so its panels stay in its own cache; one "
+        "that is done early takes some of a slower one's.\n"
+        "At the barrier h[t] is complete; nothing else is waited for. Every sum runs in one order, whatever the "
+        "number of threads.",
     )  # fmt: skip
     left, step, packing = 19.0, 15.2, 12.0
     lanes = (("thread 1", "units 0 to H/2", 15.2), ("thread 2", "units H/2 to H", 8.6))
