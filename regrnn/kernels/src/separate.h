@@ -1,10 +1,9 @@
 // Products with a matrix of which every row has a dropout mask of its own.
 //
 // What is struck is left out element by element: a row of the product is the sum of those rows of B that its row of A
-// keeps. A part of B that fits in a first-level cache waits there while all rows of A pass, and a multiply-add takes one of
-// its factors from there: as many loads as a tile in registers, whose rows share what they load, has multiply-adds, but for
-// a part of the elements only. Each element of a product is summed over the same k in the same order whatever the number
-// of threads.
+// keeps. A part of B that fits in a first-level cache waits there while all rows of A pass. Each multiply-add loads one of
+// its factors from there, where the rows of a tile would share what they load: dearer each, but only what is kept is
+// multiplied. Each element of a product is summed over the same k in the same order whatever the number of threads.
 #pragma once
 
 #include <algorithm>
