@@ -30,13 +30,13 @@ def left_out_from_one_output_on() -> Iterator[None]:
 
 
 @given(problem=layer_problems("separate"))
-@settings(any_problem, max_examples=80)
+@settings(any_problem, max_examples=40)
 def test_layer_agrees_with_the_definition(instruction_set: str, problem: LayerProblem) -> None:
     assert_layer_agreement(problem)
 
 
 @given(problem=loss_problems("separate"))
-@settings(any_problem, max_examples=60)
+@settings(any_problem, max_examples=30)
 def test_softmax_agrees_with_the_definition(instruction_set: str, problem: LossProblem) -> None:
     terms = abs(problem.factor) * largest([problem.leaves()["weight"]])  # whose sum the gradient at one row may be
     assert_agreement(problem.results("core"), problem.results("definition"), terms)
