@@ -165,7 +165,7 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
     };
     if (shared != nullptr) compact(id, n, *shared, h, scratch);
     if (separate != nullptr) kept.keep(id, n, h);
-    barrier.wait();
+    if (shared != nullptr || separate != nullptr) barrier.wait();
     // Any number near a row's largest logit serves as m: that of the first classes saves a pass over the logits.
     largest_of(tops[0], std::min<long>(NR, V));
     exponentials(groups[0]);
