@@ -19,7 +19,7 @@ from hypothesis import given, settings
 
 from regrnn.kernels import ops
 from regrnn.nn import GRU, LSTM, RNN, Regularization, RowMasks
-from regrnn.nn.regularization import LEAST_LEFT_OUT
+from regrnn.nn.regularization import LEAST_LEFT_OUT, LEAST_SHARED
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,6 +106,14 @@ def test_low_rates_leave_no_mask_to_the_caller() -> None:
     layer = LSTM(5, 7, dropout=LEAST_LEFT_OUT / 2)
     output, _, mask = layer.forward_with_mask(torch.randn(5, 3, 5))
     assert mask is None and output.eq(0).any()
+
+
+def test_rows_share_a_mask_only_where_they_are_many() -> None:
+    layer = LSTM(5, 7, dropout=Regularization.batch(0.5))
+    few, many = (layer.forward_with_mask(torch.randn(4, B, 5))[2] for B in (LEAST_SHARED - 1, LEAST_SHARED))
+    assert few.first is None and many.first.tolist() == [LEAST_SHARED * t for t in range(5)]
+    by_step = few.values.view(4, LEAST_SHARED - 1, 7)
+    assert torch.equal(by_step, by_step[:, :1].expand_as(by_step))
 
 
 @pytest.mark.parametrize("masks", ["step", "sequence"])
