@@ -79,9 +79,9 @@ void each_strip(Turns& turns, int id, int threads, long panels, long tiles, cons
   }
 }
 
-// C = A B: this thread's part, or what it gets of `turns`. The sink is called as sink(panel, first_row, rows, values) with values[rows][NR] for every part of C, and as
-// sink.sums(panel, values[NR], add) with the weighted column sums of B, sum over k of weight[k] B[k][j], if it wants them:
-// of all k, or of some and then of others, to be added.
+// C = A B: this thread's part, or what it gets of `turns`. The sink is called as sink(panel, first_row, rows, values) with
+// values[rows][NR] for every part of C, and as sink.sums(panel, values[NR], add) with the weighted column sums of B, sum
+// over k of weight[k] B[k][j], if it wants them: of all k, or of some and then of others, to be added.
 template <class Source, class Sink>
 void multiply(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink, Held&,
               Turns* turns = nullptr) {

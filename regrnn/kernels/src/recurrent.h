@@ -1,7 +1,8 @@
 // The recurrent steps of a layer, forward and backward in time.
 //
 // Each thread owns a range of panels of hidden units, takes some of the slower ones' where it is done, and meets the others at
-// one barrier a time step. The recurrent weights are packed into panels once. The gates of NR units are computed while their products are still in the cache.
+// one barrier a time step. The recurrent weights are packed into panels once. The gates of NR units are computed while their
+// products are still in the cache.
 #pragma once
 
 #include <algorithm>
