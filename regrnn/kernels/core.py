@@ -26,11 +26,13 @@ class Layer(Structure):
     """`struct Layer` of src/layer.h."""
 
     _fields_ = [
-        *((name, c_int64) for name in ("cell", "T", "H", "reverse", "threads")),
-        *((name, c_void_p) for name in ("sizes", "starts", "w_hh", "b_hn", "h0", "c0", "mask")),
+        *((name, c_int64) for name in ("cell", "T", "B", "N", "I", "H", "reverse", "threads")),
+        *((name, c_void_p) for name in ("sizes", "x", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0", "mask")),
         *((name, c_int64) for name in ("mask_packed", "mask_t", "mask_b")),
-        *((name, c_void_p) for name in ("packed", "gates", "h", "c", "h_n", "c_n", "entering")),
-        *((name, c_void_p) for name in ("d_h", "d_h_n", "d_c_n", "d_gates", "carry", "d_h0", "d_c0")),
+        *(("x_mask", c_void_p), ("groups", c_int64), ("first", c_void_p), ("scratch", c_void_p)),
+        *((name, c_void_p) for name in ("h", "h_n", "c_n", "kept", "d_h", "d_h_n", "d_c_n")),
+        ("wants_x", c_int64),
+        *((name, c_void_p) for name in ("d_x", "d_h0", "d_c0", "d_w_ih", "d_w_hh", "d_b_ih", "d_b_hh")),
     ]
 
 
@@ -84,21 +86,17 @@ class Drawing(Structure):
     ]
 
 
-_P, _N, _F, _S = c_void_p, c_int64, c_float, POINTER(Shared)
+_P, _N, _F, _S, _L = c_void_p, c_int64, c_float, POINTER(Shared), POINTER(Layer)
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "panel": (_N, []),
     "project": (None, [_N, _N, _N, _P, _P, _P, _P, _P, _N]),
     "product": (None, [_N, _N, _N, _P, _N, _P, _P, _P, _N]),
-    "transpose": (None, [_N, _N, _P, _P, _N]),
-    "outer": (None, [_N, _N, _N, _P, _P, _N, *[_P] * 4, _N]),
-    "recurrent_forward": (None, [POINTER(Layer)]),
-    "recurrent_backward": (None, [POINTER(Layer)]),
-    "shared_project": (None, [_S, _N, *[_P] * 7, _N]),
-    "shared_product": (None, [_S, _N, _P, _N, *[_P] * 4, _N]),
-    "shared_outer": (None, [_S, _N, _P, _P, _N, *[_P] * 5, _N]),
+    "outer": (None, [_N, _N, _N, _P, _P, _N, *[_P] * 3, _N]),
+    "layer_floats": (_N, [_L, _N]),
+    "layer_kept": (_N, [_L]),
+    "layer_forward": (None, [_L]),
+    "layer_backward": (None, [_L]),
     "separate_floats": (_N, [_N, _N, _N]),
-    "separate_project": (None, [_N, _N, _N, *[_P] * 7, _N]),
-    "separate_gradients": (None, [_N, _N, _N, *[_P] * 3, _N, *[_P] * 6, _N]),
     "softmax_forward": (None, [_N, _N, _N, *[_P] * 10, _S, _P, _P, _N]),
     "softmax_backward": (None, [_N, _N, _N, *[_P] * 4, _F, *[_P] * 5, _S, *[_P] * 4, _N]),
     "step": (None, [POINTER(Stack), _P]),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from regrnn.kernels import philox
 from regrnn.kernels.core import Core, Layer, Shared, choose, choose_bfloat16
+from regrnn.kernels.memory import pool
 
 CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "rnn_sigmoid": 2, "lstm": 3, "gru": 4}
 _LSTM, _GRU = 3, 4
@@ -22,7 +23,7 @@ _GROUPS = 64  # GROUPS of src/softmax.h
 _IN_CACHE = 48 * 1024  # IN_CACHE of src/shared.h
 _FEATURES_IN_CACHE = 96  # the least that FEATURES_IN_CACHE of src/shared.h is
 _DOT_DEPTH = 384  # DOT_DEPTH of src/shared.h
-_SIDE = 32  # SIDE of src/rounded.h
+_LINE = 16  # floats of a cache line
 _PIECE = 1 << 14  # PIECE of src/update.h
 _LEAST_OUTPUTS = 512  # where products pay that leave out what separate masks strike: below, panels are too few
 
@@ -92,36 +93,34 @@ def _twice(what: str) -> NoReturn:
 # A layer in one direction.
 
 _library.define(
-    "layer(Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor sizes, "
-    "Tensor? mask, Tensor? shared, Tensor? first, int cell, bool reverse) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "layer(Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? sizes, "
+    "Tensor? mask, Tensor? shared, Tensor? first, int cell, bool reverse) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
     "layer_backward(Tensor? d_h, Tensor? d_h_n, Tensor? d_c_n, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, "
-    "Tensor w_hh, Tensor sizes, Tensor? mask, Tensor? shared, Tensor? first, Tensor h, Tensor gates, Tensor c, "
-    "Tensor entering, int cell, "
-    "bool reverse, bool bias, bool wants_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? sizes, Tensor? mask, Tensor? shared, Tensor? first, Tensor h, "
+    "Tensor kept, int cell, bool reverse, bool wants_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
 def layer(
-    x_NI: Tensor,
+    x: Tensor,
     state: Sequence[Tensor],
     weights: Sequence[Tensor | None],
-    sizes_T: Tensor,
+    sizes_T: Tensor | None,
     mask: Tensor | None,
     shared: Tensor | None,
     first: Tensor | None,
     cell: str,
     reverse: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer in one direction over packed sequences; see `regrnn.nn.functional.run_layer`.
+    """One layer in one direction; see `regrnn.nn.functional.run_layer`.
 
     Args:
-        x_NI: the rows of time 0, then those of time 1, and so on.
+        x: padded (T, B, I), or packed (N, I): the rows of time 0, then those of time 1, and so on.
         state: (h,) or (h, c), each (B, H).
         weights: (w_ih, w_hh, b_ih, b_hh).
-        sizes_T: rows of each time step, int64, not increasing.
+        sizes_T: None, or of packed x the rows of each time step, int64, not increasing.
         mask: of the recurrent state: None, (N, H), or (T or 1, B or 1, H).
         shared: None, or a mask of the input (groups, I) whose row g is that of the rows [first[g], first[g + 1]).
         first: (groups + 1,) int64, or None if each row has a mask of its own.
@@ -129,35 +128,55 @@ def layer(
         reverse: run from the end of each sequence.
 
     Returns:
-        h (N, H), and the state after the last step of each sequence, each (B, H).
+        h in the layout of x, and the state after the last step of each sequence, each (B, H).
     """
     c0 = state[1] if cell == "lstm" else None
-    tensors = (x_NI, state[0], c0, *weights, sizes_T, mask, shared, first)
+    tensors = (x, state[0], c0, *weights, sizes_T, mask, shared, first)
     operator: Any = _direct_layer if _plain(*tensors) else torch.ops.regrnn.layer
-    h, h_n, c_n, *_ = operator(*tensors, CELLS[cell], reverse)
+    h, h_n, c_n, _ = operator(*tensors, CELLS[cell], reverse)
     return h, ((h_n, c_n) if cell == "lstm" else (h_n,))
 
 
-def _fill(
-    cell: int, reverse: bool, h0: Tensor, c0: Tensor | None, w_hh: Tensor, sizes: Tensor, mask: Tensor | None
-) -> tuple[Layer, list[Tensor]]:
+def _given(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    sizes: Tensor | None,
+    mask: Tensor | None,
+    shared: Tensor | None,
+    first: Tensor | None,
+    cell: int,
+    reverse: bool,
+) -> tuple[Layer, list[Any]]:
     """What forward and backward have in common, and the tensors that must live while it is used."""
-    B, H = h0.shape
-    width = core().panel_width
-    deep = (H + _SIDE - 1) // _SIDE * _SIDE * (len(w_hh) // max(H, 1))
-    packed = h0.new_empty((H + width - 1) // width * width * deep)
-    starts = sizes.cumsum(0) - sizes
-    out = Layer(cell=cell, T=len(sizes), H=H, reverse=reverse, threads=torch.get_num_threads())
-    out.sizes, out.starts, out.w_hh, out.h0, out.c0 = map(_at, (sizes, starts, w_hh, h0, c0))
-    out.packed = _at(packed)
+    tensors = _contiguous(x, h0, c0, w_ih, w_hh, b_ih, b_hh, sizes, mask, shared, first)
+    x, h0, c0, w_ih, w_hh, b_ih, b_hh, sizes, mask, shared, first = tensors
+    (B, H), in_features = h0.shape, x.size(-1)
+    out = Layer(cell, x.size(0) if sizes is None else len(sizes), B, x.shape[:-1].numel(), in_features, H, reverse)
+    out.threads = torch.get_num_threads()
+    out.x, out.h0, out.w_ih, out.w_hh = x.data_ptr(), h0.data_ptr(), w_ih.data_ptr(), w_hh.data_ptr()
+    if c0 is not None:
+        out.c0 = c0.data_ptr()
+    if b_ih is not None and b_hh is not None:
+        out.b_ih, out.b_hh = b_ih.data_ptr(), b_hh.data_ptr()
+    if sizes is not None:
+        out.sizes = sizes.data_ptr()
     if mask is not None:
-        out.mask = _at(mask)
+        out.mask = mask.data_ptr()
         if mask.dim() == 2:
             out.mask_packed = 1
         else:
             out.mask_b = 0 if mask.size(1) == 1 and B > 1 else H
             out.mask_t = 0 if mask.size(0) == 1 else mask.size(1) * H
-    return out, [packed, starts]
+    if shared is not None:
+        out.x_mask = shared.data_ptr()
+        if first is not None:
+            out.groups, out.first = len(shared), first.data_ptr()
+    return out, tensors
 
 
 def _shared(x: Tensor, mask: Tensor, first: Tensor) -> tuple[Any, list[Tensor]]:
@@ -172,92 +191,49 @@ def _shared(x: Tensor, mask: Tensor, first: Tensor) -> tuple[Any, list[Tensor]]:
 
 def _separate(x: Tensor) -> Tensor:
     """Scratch for the products with x where each of its rows has a mask of its own."""
-    return x.new_empty(core().separate_floats(*x.shape, torch.get_num_threads()))
+    return pool.empty((core().separate_floats(*x.shape, torch.get_num_threads()),))
 
 
 def _lanes(x: Tensor, mask: Tensor) -> Tensor:
     """Scratch for gradients at an input under a shared mask: whole vectors of rows for each of its groups."""
     (N, K), vector = x.shape, core().panel_width // 2
-    return x.new_empty((N + len(mask) * vector) * K)
+    return pool.empty(((N + len(mask) * vector) * K,))
 
 
 def _waiting(rows: Tensor, columns: int) -> Tensor:
     """Scratch for sums of a product with so many columns, made for a part of its depth at a time."""
     width = core().panel_width
-    return rows.new_empty((columns + width - 1) // width, len(rows), width)
+    return pool.empty(((columns + width - 1) // width, len(rows), width))
 
 
 def _own(rows: int, K: int, groups: int) -> int:
     """Floats of scratch that a thread needs under a shared mask: `own_floats` of src/shared.h or more."""
-    return max(_IN_CACHE, 2 * (K + rows) * core().panel_width + groups * (K // _FEATURES_IN_CACHE + 2) + 15)
+    return max(_IN_CACHE, 2 * (K + rows) * core().panel_width + groups * (K // _FEATURES_IN_CACHE + 2) + _LINE)
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Any]:
     return [None if t is None else t.contiguous() for t in tensors]
 
 
-def _layer(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    sizes: Tensor,
-    mask: Tensor | None,
-    shared: Tensor | None,
-    first: Tensor | None,
-    cell: int,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x, h0, c0, w_ih, w_hh, b_ih, b_hh, sizes, mask = _contiguous(x, h0, c0, w_ih, w_hh, b_ih, b_hh, sizes, mask)
-    (N, in_features), G, H = x.shape, len(w_ih), w_hh.size(1)
-    gates, h, c, h_n, c_n, entering = _layer_results(x, h0, c0, w_ih, cell)
-    filled, _alive = _fill(cell, reverse, h0, c0, w_hh, sizes, mask)
-    b_input = b_hh
-    if cell == _GRU and b_hh is not None:  # its last part is inside of the reset product
-        b_input = b_hh.clone()
-        b_input[2 * H :] = 0
-        filled.b_hn = b_hh.data_ptr() + 2 * H * b_hh.element_size()
-    threads = torch.get_num_threads()
-    if shared is not None and first is None:
-        shared, scratch = shared.contiguous(), _separate(x)
-        places = map(_at, (shared, x, w_ih, b_ih, b_input, gates, scratch))
-        core().separate_project(N, in_features, G, *places, threads)
-    elif shared is not None and first is not None:
-        lists, _lists_alive = _shared(x, shared, first)
-        compacted, own = torch.empty_like(x), x.new_empty(threads, _own(N, in_features, len(shared)))
-        _products().shared_project(lists, G, *map(_at, (x, w_ih, b_ih, b_input, gates, compacted, own)), threads)
-    else:
-        _products().project(N, G, in_features, *map(_at, (x, w_ih, b_ih, b_input, gates)), threads)
-    filled.gates, filled.h, filled.c, filled.h_n, filled.c_n, filled.entering = map(
-        _at, (gates, h, c, h_n, c_n, entering)
-    )
-    _products().recurrent_forward(ctypes.byref(filled))
-    return h, h_n, c_n, gates, c, entering
-
-
-def _layer_results(
-    x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, cell: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (B, H), N = h0.shape, x.size(0)
-    has_c = cell in (_LSTM, _GRU)
-    return (
-        x.new_empty(N, w_ih.size(0)),
-        x.new_empty(N, H),
-        x.new_empty(N if has_c else 0, H),
-        x.new_empty(B, H),
-        x.new_empty(B if cell == _LSTM else 0, H),
-        x.new_empty(N, H),
-    )
+def _layer(x: Tensor, h0: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    given, _alive = _given(x, h0, c0, *rest)
+    kernel, it = _products(), ctypes.byref(given)
+    h = pool.empty((*x.shape[:-1], given.H))
+    h_n, c_n = torch.empty(h0.shape), torch.empty(0 if c0 is None else c0.shape)
+    kept, scratch = pool.empty((kernel.layer_kept(it),)), pool.empty((kernel.layer_floats(it, 0),))
+    given.h, given.h_n, given.c_n, given.kept = h.data_ptr(), h_n.data_ptr(), c_n.data_ptr(), kept.data_ptr()
+    given.scratch = scratch.data_ptr()
+    kernel.layer_forward(it)
+    return h, h_n, c_n, kept
 
 
 def _layer_meta(
-    x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    gates, h, c, h_n, c_n, entering = _layer_results(x, h0, c0, w_ih, rest[-2])
-    return h, h_n, c_n, gates, c, entering
+    x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    (B, H), N, has_c = h0.shape, x.shape[:-1].numel(), rest[-2] in (_LSTM, _GRU)
+    kept = sum((N * width + _LINE - 1) // _LINE * _LINE for width in (len(w_ih), H if has_c else 0, H))
+    empty = x.new_empty
+    return empty(*x.shape[:-1], H), empty(B, H), empty(0 if c0 is None else c0.shape), empty(kept)
 
 
 def _layer_backward(
@@ -269,102 +245,55 @@ def _layer_backward(
     c0: Tensor | None,
     w_ih: Tensor,
     w_hh: Tensor,
-    sizes: Tensor,
-    mask: Tensor | None,
-    shared: Tensor | None,
-    first: Tensor | None,
-    h: Tensor,
-    gates: Tensor,
-    c: Tensor,
-    entering: Tensor,
-    cell: int,
-    reverse: bool,
-    bias: bool,
-    wants_x: bool,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x, h0, c0, w_ih, w_hh, sizes, mask = _contiguous(x, h0, c0, w_ih, w_hh, sizes, mask)
-    d_h = torch.zeros_like(h) if d_h is None else d_h.contiguous()
-    d_h_n = torch.zeros_like(h0) if d_h_n is None else d_h_n.contiguous()
-    if cell == _LSTM:
-        d_c_n = torch.zeros_like(h0) if d_c_n is None else d_c_n.contiguous()
-    results = _layer_gradients(x, h0, c0, w_ih, w_hh, bias, wants_x)
-    d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = results
-    (N, in_features), G, H = x.shape, len(w_ih), w_hh.size(1)
-    filled, _alive = _fill(cell, reverse, h0, c0, w_hh, sizes, mask)
-    width = 4 * H if cell == _GRU else G
-    d_gates, carry = x.new_empty(N, width), torch.empty_like(h0)
-    filled.gates, filled.h, filled.c, filled.d_h, filled.d_h_n = map(_at, (gates, h, c, d_h, d_h_n))
-    filled.d_c_n, filled.d_gates, filled.carry, filled.d_h0, filled.d_c0 = map(_at, (d_c_n, d_gates, carry, d_h0, d_c0))
-    kernel, threads = _products(), torch.get_num_threads()
-    kernel.recurrent_backward(ctypes.byref(filled))
-    sums = [_at(d_b_ih), None if cell == _GRU else _at(d_b_hh)] if bias else [None, None]
-    if shared is not None and first is None:
-        shared, scratch = shared.contiguous(), _separate(x)
-        places = (_at(shared), _at(x), _at(d_gates), width, _at(w_ih), _at(d_x) if wants_x else None, _at(d_w_ih))
-        core().separate_gradients(N, in_features, G, *places, *sums, _at(scratch), threads)
-    elif shared is not None and first is not None:
-        lists, _lists_alive = _shared(x, shared, first)
-        if wants_x:
-            turned_w, lanes = w_ih.new_empty(in_features, _DOT_DEPTH), _lanes(x, shared)
-            kernel.shared_product(lists, G, _at(d_gates), width, *map(_at, (w_ih, d_x, turned_w, lanes)), threads)
-        turned, own = x.new_empty(in_features, N), x.new_empty(threads, _own(N, in_features, len(shared)))
-        kernel.shared_outer(lists, G, _at(x), _at(d_gates), width, _at(d_w_ih), *sums, _at(turned), _at(own), threads)
-    elif wants_x:
-        waiting = _waiting(x, in_features)
-        kernel.product(N, in_features, G, *(_at(d_gates), width, _at(w_ih), _at(d_x), _at(waiting)), threads)
-
-    def outer(turned: Tensor, first: int, count: int, into: Tensor, row: int, sums: Sequence[Tensor]) -> None:
-        """Rows [row, row + count) of a weight's gradient, and of the biases': those of gates from `first`."""
-        places = [s.data_ptr() + 4 * row if bias else None for s in sums]
-        places += [None] * (2 - len(places))
-        waiting = _waiting(turned, count)
-        kernel.outer(
-            turned.size(0), count, N, _at(turned), d_gates.data_ptr() + 4 * first, width,
-            into.data_ptr() + 4 * row * into.size(1), *places, _at(waiting), threads,
-        )  # fmt: skip
-
-    if shared is None:
-        turned_x = x.new_empty(in_features, N)
-        kernel.transpose(N, in_features, _at(x), _at(turned_x), threads)
-        outer(turned_x, 0, G, d_w_ih, 0, [d_b_ih] if cell == _GRU else [d_b_ih, d_b_hh])
-    turned_h = x.new_empty(H, N)
-    kernel.transpose(N, H, _at(entering), _at(turned_h), threads)
-    if cell == _GRU:
-        outer(turned_h, 0, 2 * H, d_w_hh, 0, [d_b_hh])
-        outer(turned_h, 3 * H, H, d_w_hh, 2 * H, [d_b_hh])
-    else:
-        outer(turned_h, 0, G, d_w_hh, 0, [])
+    *between, h, kept, cell, reverse, wants_x = rest
+    given, _alive = _given(x, h0, c0, w_ih, w_hh, b_ih, b_hh, *between, cell, reverse)
+    kernel, it = _products(), ctypes.byref(given)
+    d_h, d_h_n, d_c_n = _contiguous(d_h, d_h_n, d_c_n if cell == _LSTM else None)
+    given.d_h, given.d_h_n, given.d_c_n = _at(d_h), _at(d_h_n), _at(d_c_n)
+    given.h, given.kept, given.wants_x = h.data_ptr(), kept.data_ptr(), wants_x
+    d_x, d_h0, d_c0 = pool.empty(x.shape if wants_x else (0,)), torch.empty(h0.shape), torch.empty(_shape(c0))
+    d_w_ih, d_w_hh = pool.empty(w_ih.shape), pool.empty(w_hh.shape)
+    d_b_ih, d_b_hh = torch.empty(_shape(b_ih)), torch.empty(_shape(b_hh))
+    results = (d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b_ih, d_b_hh)
+    given.d_x, given.d_h0, given.d_c0, given.d_w_ih, given.d_w_hh = [t.data_ptr() for t in results[:5]]
+    if b_ih is not None:
+        given.d_b_ih, given.d_b_hh = d_b_ih.data_ptr(), d_b_hh.data_ptr()
+    scratch = pool.empty((kernel.layer_floats(it, 1),))
+    given.scratch = scratch.data_ptr()
+    kernel.layer_backward(it)
     return results
 
 
-def _layer_gradients(
-    x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, bias: bool, wants_x: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    G = len(w_ih) if bias else 0
-    return (
-        x.new_empty(x.shape if wants_x else 0),
-        x.new_empty(h0.shape),
-        x.new_empty(0 if c0 is None else c0.shape),
-        x.new_empty(w_ih.shape),
-        x.new_empty(w_hh.shape),
-        x.new_empty(G),
-        x.new_empty(G),
-    )
+def _shape(tensor: Tensor | None) -> Sequence[int]:
+    return (0,) if tensor is None else tensor.shape
 
 
 def _layer_backward_meta(
-    d_h: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None, x: Tensor, *rest: Any
+    d_h: Tensor | None,
+    d_h_n: Tensor | None,
+    d_c_n: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    *rest: Any,
 ) -> tuple[Tensor, ...]:
-    h0, c0, w_ih, w_hh = rest[:4]
-    return _layer_gradients(x, h0, c0, w_ih, w_hh, *rest[-2:])
+    shapes = [x.shape if rest[-1] else (0,), h0.shape, *map(_shape, (c0, w_ih, w_hh, b_ih, b_hh))]
+    return tuple(map(x.new_empty, shapes))
 
 
 def _layer_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, h0, c0, w_ih, w_hh, b_ih, _, sizes, mask, shared, first, ctx.cell, ctx.reverse = inputs
-    h, _, _, gates, c, entering = output
-    ctx.bias = b_ih is not None
-    ctx.save_for_backward(x, h0, c0, w_ih, w_hh, sizes, mask, shared, first, h, gates, c, entering)
-    ctx.mark_non_differentiable(gates, entering, *([] if ctx.cell in (_LSTM, _GRU) and c.numel() == 0 else [c]))
+    *tensors, ctx.cell, ctx.reverse = inputs
+    h, _, c_n, kept = output
+    ctx.save_for_backward(*tensors, h, kept)
+    ctx.mark_non_differentiable(kept, *([] if ctx.cell == _LSTM else [c_n]))
     ctx.set_materialize_grads(False)
 
 
@@ -375,19 +304,11 @@ def _layer_gradient(
         _twice("a layer")
     given = (d_h, d_h_n, d_c_n if ctx.cell == _LSTM else None, *ctx.saved_tensors)
     operator: Any = _layer_backward if _plain(*given) else torch.ops.regrnn.layer_backward
-    d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = operator(
-        *given, ctx.cell, ctx.reverse, ctx.bias, ctx.needs_input_grad[0]
-    )
-    return (
-        d_x if ctx.needs_input_grad[0] else None,
-        d_h0,
-        d_c0 if ctx.cell == _LSTM else None,
-        d_w_ih,
-        d_w_hh,
-        d_b_ih if ctx.bias else None,
-        d_b_hh if ctx.bias else None,
-        *[None] * 6,
-    )
+    wants_x = ctx.needs_input_grad[0]
+    d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = operator(*given, ctx.cell, ctx.reverse, wants_x)
+    biases = (None, None) if given[8] is None else (d_b_ih, d_b_hh)
+    d_c0 = d_c0 if ctx.cell == _LSTM else None
+    return (d_x if wants_x else None, d_h0, d_c0, d_w_ih, d_w_hh, *biases, *[None] * 6)
 
 
 _direct_layer = _direct("Layer", _layer, _layer_setup, _layer_gradient)
@@ -431,8 +352,8 @@ def _softmax(
     first: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     h, weight, bias, targets = _contiguous(h, weight, bias, targets)
-    _, e, inverse_z = _softmax_meta(h, weight, bias, targets, shared, first)
-    losses = torch.empty_like(inverse_z)
+    (N, _), V, width = h.shape, len(weight), core().panel_width
+    e, inverse_z, losses = pool.empty(((V + width - 1) // width, N, width)), torch.empty(N), torch.empty(N)
     _softmax_pass(h, weight, bias, targets, e, inverse_z, losses, shared, first)
     return losses.sum(dtype=torch.float64).to(h.dtype), e, inverse_z
 
@@ -450,12 +371,12 @@ def _softmax_pass(
 ) -> None:
     """Fills `losses` and, unless they are None, what the backward pass needs: e and inverse_z."""
     (N, H), V, width, threads = h.shape, len(weight), core().panel_width, torch.get_num_threads()
-    most, m, sums = h.new_empty(threads, N, width), h.new_empty(N), h.new_empty(_GROUPS, N)
+    most, m, sums = pool.empty((threads, N, width)), torch.empty(N), torch.empty(_GROUPS, N)
     lists, separate, scratch = None, None, None
     _alive: list[Tensor] = []
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
-        scratch = h.new_empty(N * H + 15 + threads * _own(N, H, len(shared)))
+        scratch = pool.empty((N * H + _LINE + threads * _own(N, H, len(shared)),))
     elif shared is not None:
         separate, scratch = shared.contiguous(), _separate(h)
     places = map(_at, (h, weight, bias, targets, e, inverse_z, losses, most, m, sums))
@@ -482,27 +403,27 @@ def _softmax_backward(
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     h, weight = _contiguous(h, weight)
-    results = _softmax_backward_meta(d_loss, h, weight, e, inverse_z, shared, first, wants_h, wants_weight, wants_bias)
-    wanted = zip((wants_h, wants_weight, wants_bias), results, strict=True)
-    places = [_at(result) if want else None for want, result in wanted]
     (N, H), V, threads = h.shape, len(weight), torch.get_num_threads()
+    wanted = (wants_h, h.shape), (wants_weight, weight.shape), (wants_bias, (V,))
+    d_h, d_weight, d_bias = results = tuple(pool.empty(shape if want else (0,)) for want, shape in wanted)
+    places = [result.data_ptr() if want else None for result, (want, _) in zip(results, wanted, strict=True)]
     lists, separate, turned, waiting = None, None, None, None
     scratch: list[Tensor | None] = [None] * 3
     _alive: list[Tensor] = []
     if shared is not None and first is None:
         separate, scratch[2] = shared.contiguous(), _separate(h)
     else:
-        turned = h.new_empty(H, N)
+        turned = pool.empty((H, N))
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
-        scratch = [h.new_empty(H, _DOT_DEPTH), _lanes(h, shared), h.new_empty(threads, _own(N, H, len(shared)))]
+        scratch = [pool.empty((H, _DOT_DEPTH)), _lanes(h, shared), pool.empty((threads, _own(N, H, len(shared))))]
     elif shared is None and wants_h:
         waiting = _waiting(h, H)
     _products().softmax_backward(
         N, H, V, *map(_at, (h, weight, e, inverse_z)), d_loss.item(), *places, _at(turned), _at(waiting), lists,
         _at(separate), *map(_at, scratch), threads,
     )  # fmt: skip
-    return results
+    return d_h, d_weight, d_bias
 
 
 def _softmax_backward_meta(

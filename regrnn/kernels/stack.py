@@ -5,10 +5,8 @@ Shapes: B rows, E embedding, H hidden, V outputs of the softmax, L layers, G gat
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import itertools
-import mmap
 from collections.abc import Collection, Sequence
 from typing import Literal
 
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from regrnn.kernels.core import Drawing, Matrix, StackedLayer
 from regrnn.kernels.core import Stack as Filled
+from regrnn.kernels.memory import LARGE_PAGE, new_pages
 from regrnn.kernels.ops import CELLS, core
 from regrnn.kernels.use import fused
 
@@ -25,7 +24,6 @@ Storage = Literal["float32", "int8"]
 
 _GATES = {"rnn_tanh": 1, "rnn_relu": 1, "rnn_sigmoid": 1, "lstm": 4, "gru": 3}
 _MOST_PROJECTED = 2**28  # floats; memory that is never written costs nothing
-_LARGE_PAGE = 2**21  # bytes
 _CHUNK = 16  # bytes of one output that lie together, see `struct Matrix`
 
 
@@ -220,12 +218,13 @@ def in_large_pages(tensor: Tensor) -> Tensor:
     A step reads all weights once, and with pages of 4 KiB it looks up where each of them lies.
     """
     size = tensor.numel() * tensor.element_size()
-    if not hasattr(mmap, "MADV_HUGEPAGE") or size < _LARGE_PAGE:
+    try:
+        pages = new_pages(size) if size >= LARGE_PAGE else None
+    except OSError:
+        pages = None
+    if pages is None:
         return tensor.clone(memory_format=torch.contiguous_format)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
+    return torch.frombuffer(pages, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 def round_to_bytes(w: Tensor) -> tuple[Tensor, Tensor]:

@@ -293,15 +293,9 @@ def _run_fused(
     recurrent_mask: Tensor | None,
     input_mask: RowMasks | None,
 ) -> tuple[Tensor, State]:
-    """The compiled core, to which a padded batch is a packed one whose sequences are all equally long."""
-    shared = None if input_mask is None else input_mask.values
-    first = None if input_mask is None else input_mask.first
-    if batch_sizes is not None:
-        return ops.layer(x, state, weights, batch_sizes, recurrent_mask, shared, first, cell, reverse)
-    T, B, _ = x.shape
-    sizes = torch.full((T,), B)
-    output, state = ops.layer(x.flatten(0, 1), state, weights, sizes, recurrent_mask, shared, first, cell, reverse)
-    return output.unflatten(0, (T, B)), state
+    """The compiled core."""
+    masks = (None, None) if input_mask is None else (input_mask.values, input_mask.first)
+    return ops.layer(x, state, weights, batch_sizes, recurrent_mask, *masks, cell, reverse)
 
 
 _ATEN: dict[Cell, Callable[..., tuple[Tensor, ...]]] = {

@@ -77,7 +77,7 @@ def test_whole_numbers_are_multiplied_exactly(rounded: core.Core, M: int, N: int
     rounded.product(M, N, K, a.data_ptr(), K, *map(ops._at, (b, c, waiting)), threads)
     assert torch.equal(c, product)
     turned, sums, room = filled(N, M), filled(N), ops._waiting(a, N)
-    rounded.outer(M, N, K, a.data_ptr(), b.data_ptr(), N, *map(ops._at, (turned, sums, None, room)), threads)
+    rounded.outer(M, N, K, a.data_ptr(), b.data_ptr(), N, *map(ops._at, (turned, sums, room)), threads)
     assert torch.equal(turned, product.t()) and torch.equal(sums, b.sum(0))
 
 

@@ -55,13 +55,13 @@ def test_layer(cell: str) -> None:
 def test_layer_backward(cell: str, every: int) -> None:
     problem = LayerProblem(cell, 3, 5, (3, 2, 1), padded=False, recurrent="rows", every=every)
     arguments = layer_arguments(problem)
-    h, h_n, c_n, gates, c, entering = torch.ops.regrnn.layer(*arguments)
+    h, h_n, c_n, kept = torch.ops.regrnn.layer(*arguments)
     (number, reverse), d_c_n = arguments[-2:], torch.ones_like(c_n) if cell == "lstm" else None
-    rest = (*arguments[:5], *arguments[7:-2], h, gates, c, entering, number, reverse)
+    rest = (*arguments[7:-2], h, kept, number, reverse)
     some, others = (torch.ones_like(h), None, True, False), (None, torch.ones_like(h_n), False, True)
     for d_h, d_h_n, bias, wants_x in (some, others):
-        gradients = (d_h, d_h_n, d_c_n)
-        opcheck(torch.ops.regrnn.layer_backward, (*gradients, *rest, bias, wants_x), test_utils=WITHOUT_GRADIENTS)
+        given = (d_h, d_h_n, d_c_n, *arguments[:5], *(arguments[5:7] if bias else (None, None)), *rest)
+        opcheck(torch.ops.regrnn.layer_backward, (*given, wants_x), test_utils=WITHOUT_GRADIENTS)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -13,10 +13,8 @@
 #endif
 
 #include "inference.h"
+#include "passes.h"
 #include "philox.h"
-#include "product.h"
-#include "recurrent.h"
-#include "separate.h"
 #include "softmax.h"
 #include "update.h"
 
@@ -90,33 +88,23 @@ EXPORT void regrnn_product(int64_t M, int64_t N, int64_t K, const float* a, int6
   });
 }
 
-// out (C, R) = in (R, C)^T
-EXPORT void regrnn_transpose(int64_t R, int64_t C, const float* in, float* out, int64_t threads) {
-  parallel(static_cast<int>(threads),
-           [&](int id, int n, Barrier&) { transpose(id, n, in, R, C, C, nullptr, 1.f, out); });
-}
-
-constexpr long LARGE = 2048;  // more rows of a batch than these are worked on in parts
-
-// c (N, M) = (turned (M, K) b (K, N; rows ldb apart))^T, and the column sums of b (N) into sums and sums2 unless null.
-// Scratch: waiting (ceil(N / NR) NR, M), used where K > LARGE.
+// c (N, M) = (turned (M, K) b (K, N; rows ldb apart))^T, and the column sums of b (N) into sums. Scratch as of the above.
 EXPORT void regrnn_outer(int64_t M, int64_t N, int64_t K, const float* turned, const float* b, int64_t ldb, float* c,
-                         float* sums, float* sums2, float* waiting, int64_t threads) {
+                         float* sums, float* waiting, int64_t threads) {
   Turns turns;
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
-    Held held;
-    const Rows a{turned, K};
-    const ByRows rows{b, ldb, N};
-    const IntoColumns into{c, M, N, sums, sums2};
-    if (K > LARGE)
-      multiply_deep(id, n, M, N, K, a, rows, into, waiting, held);
-    else
-      multiply(id, n, M, N, K, a, rows, into, held, &turns);
+    outer(id, n, turns, M, N, K, turned, b, ldb, c, sums, nullptr, waiting);
   });
 }
 
-EXPORT void regrnn_recurrent_forward(const Layer* layer) { recurrent_forward(*layer); }
-EXPORT void regrnn_recurrent_backward(const Layer* layer) { recurrent_backward(*layer); }
+// Floats of scratch that a pass of this layer needs, whose own is null, and of what it keeps for the backward pass.
+EXPORT int64_t regrnn_layer_floats(const Layer* layer, int64_t backward) {
+  return backward != 0 ? BackwardPass(*layer).floats() : ForwardPass(*layer).floats();
+}
+EXPORT int64_t regrnn_layer_kept(const Layer* layer) { return ForwardPass(*layer).kept_floats(); }
+
+EXPORT void regrnn_layer_forward(const Layer* layer) { ForwardPass(*layer).run(); }
+EXPORT void regrnn_layer_backward(const Layer* layer) { BackwardPass(*layer).run(); }
 
 // `shared` is null, or a mask on h whose lists of what is kept are written here; or `separate` is one of each element of h.
 EXPORT void regrnn_softmax_forward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* bias,
@@ -135,73 +123,11 @@ EXPORT void regrnn_softmax_backward(int64_t N, int64_t H, int64_t V, const float
                    lanes, own, static_cast<int>(threads));
 }
 
-// The three products above with a shared mask on the side that has K features. Scratch: compacted (N, K) and own
-// (threads, own_floats).
-EXPORT void regrnn_shared_project(const Shared* shared, int64_t columns, const float* x, const float* w,
-                                  const float* bias, const float* bias2, float* c, float* compacted, float* own,
-                                  int64_t threads) {
-  const Shared& s = *shared;
-  list_kept(s);
-  Turns turns;
-  parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
-    compact(id, n, s, x, compacted);
-    barrier.wait();
-    shared_multiply(&turns, s, columns, compacted, ByColumns{w, s.K, columns}, IntoRows{c, columns, columns, bias, bias2},
-                    own + id * own_floats(s));
-  });
-}
-
-// d_x (N, K) = D(d (N, columns; rows ldd apart) w (columns, K)). Scratch: turned (K, DOT_DEPTH), lanes
-// (N + groups VL) K.
-EXPORT void regrnn_shared_product(const Shared* shared, int64_t columns, const float* d, int64_t ldd, const float* w,
-                                  float* d_x, float* turned, float* lanes, int64_t threads) {
-  list_kept(*shared);
-  parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
-    shared_input_gradient(id, n, *shared, columns, w, Rows{d, ldd}, nullptr, 1.f, d_x, turned, lanes);
-  });
-}
-
-// c (columns, K) = d^T D(x), and the column sums of d. Scratch: turned (K, N), own (threads, own_floats).
-EXPORT void regrnn_shared_outer(const Shared* shared, int64_t columns, const float* x, const float* d, int64_t ldd,
-                                float* c, float* sums, float* sums2, float* turned, float* own, int64_t threads) {
-  const Shared& s = *shared;
-  list_kept(s);
-  Turns turns;
-  parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
-    compact_turned(id, n, s, x, nullptr, 1.f, turned);
-    barrier.wait();
-    shared_weight_gradient(turns, s, columns, turned, ByRows{d, ldd, columns},
-                           IntoColumns{c, s.K, columns, sums, sums2}, own + id * own_floats(s));
-  });
-}
-
-// The same products with a mask of each element of x, (N, K). Scratch: regrnn_separate_floats.
+// Floats of scratch under a mask of each element of h.
 EXPORT int64_t regrnn_separate_floats(int64_t N, int64_t K, int64_t threads) {
-  return Separate(N, K, nullptr, static_cast<int>(threads), nullptr).floats();
-}
-
-EXPORT void regrnn_separate_project(int64_t N, int64_t K, int64_t columns, const float* mask, const float* x, const float* w,
-                                    const float* bias, const float* bias2, float* c, float* scratch, int64_t threads) {
-  const Separate kept(N, K, mask, static_cast<int>(threads), scratch);
-  Turns turns;
-  parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
-    kept.keep(id, n, x);
-    barrier.wait();
-    kept.multiply(id, &turns, columns, ByColumns{w, K, columns}, IntoRows{c, columns, columns, bias, bias2});
-  });
-}
-
-// d_x (N, K), unless it is null, and c (columns, K) with the sums of d's columns.
-EXPORT void regrnn_separate_gradients(int64_t N, int64_t K, int64_t columns, const float* mask, const float* x,
-                                      const float* d, int64_t ldd, const float* w, float* d_x, float* c, float* sums,
-                                      float* sums2, float* scratch, int64_t threads) {
-  Separate kept(N, K, mask, static_cast<int>(threads), scratch);
-  parallel(static_cast<int>(threads), [&](int id, int n, Barrier& barrier) {
-    kept.keep_for_gradients(id, n, d_x != nullptr, x, nullptr, 1.f);
-    barrier.wait();
-    if (d_x != nullptr) kept.input_gradient(id, n, barrier, columns, w, Rows{d, ldd}, nullptr, 1.f, d_x);
-    kept.weight_gradient(id, columns, ByRows{d, ldd, columns}, IntoColumns{c, K, columns, sums, sums2});
-  });
+  Scratch room(nullptr);
+  Separate(N, K, nullptr, static_cast<int>(threads), room);
+  return room.floats();
 }
 
 EXPORT void regrnn_step(const Stack* stack, const int64_t* tokens) { step_tokens(*stack, tokens); }

@@ -172,7 +172,7 @@ void step_layer(int id, int threads, const Stack& s, const StackedLayer& layer, 
   const int Q = gates_of(cell);
   const long B = s.B, H = s.H, blocks = (H + NR - 1) / NR;
   const int64_t size = B, start = 0;
-  Layer l{};
+  Pass l{};
   l.cell = cell, l.T = 1, l.H = H, l.sizes = &size, l.starts = &start, l.b_hn = layer.b_hn;
   l.h0 = h, l.c0 = c, l.gates = s.gates, l.h = s.h_now, l.c = s.c_now, l.h_n = h_next, l.c_n = c_next;
   const Steps steps{l};

@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "layer.h"
+#include "pass.h"
 #include "product.h"
 
 namespace regrnn {
@@ -15,7 +15,7 @@ namespace REGRNN_ISA {
 
 // The order of the steps: rows of step s are those of time t(s), rows [start, start + size) of a packed batch.
 struct Steps {
-  const Layer& layer;
+  const Pass& layer;
   long t(long s) const { return layer.reverse ? layer.T - 1 - s : s; }
   long size(long s) const { return s < 0 || s >= layer.T ? 0 : layer.sizes[t(s)]; }
   long start(long s) const { return layer.starts[t(s)]; }
@@ -62,7 +62,9 @@ struct Share {
 // what those have left that are slower.
 class Shares {
  public:
-  explicit Shares(long panels) : panels_(panels) {}
+  explicit Shares(long units) : panels((units + NR - 1) / NR) {}
+
+  const long panels;
 
   // Calls visit(share, p, n, next) for panels [p, p + n) of a share, `next` being the one after them. Steps are counted from
   // 0, and there is a barrier between them.
@@ -72,7 +74,7 @@ class Shares {
     if (helping) turns_[(step + 1) % 2][id].again();
     for (int k = 0; k < (helping ? threads : 1); k++) {
       const int whose = (id + k) % threads;
-      const Share share{panels_, whose, threads};
+      const Share share{panels, whose, threads};
       for (long i = 0;; i++) {
         const Share::Panels now = share.panels_at(helping ? turns_[step % 2][whose].next() : i, most);
         if (now.n == 0) break;
@@ -83,15 +85,12 @@ class Shares {
 
  private:
   static constexpr int MOST = 64;  // threads; where there are more, each keeps to its own
-  const long panels_;
   Turns turns_[2][MOST];
 };
 
-constexpr int gates_of(int cell) { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
-
 // The step of VL units from j of one row; u is their recurrent product, one gate `gate_stride` after the other.
 template <int cell>
-REGRNN_INLINE void forward_unit(const Layer& l, const Steps& steps, long s, long b, long j, long width, const float* u,
+REGRNN_INLINE void forward_unit(const Pass& l, const Steps& steps, long s, long b, long j, long width, const float* u,
                                 long gate_stride) {
   const long row = steps.start(s) + b, H = l.H;
   const bool last = s + 1 == l.T || b >= steps.size(s + 1);
@@ -132,7 +131,7 @@ REGRNN_INLINE void forward_unit(const Layer& l, const Steps& steps, long s, long
 // Asks for the gates of units [p NR, p NR + NR) of `rows` rows of step s from b0 on: `forward_unit` adds to them, and they
 // come from memory, which takes as long as their product.
 template <int cell>
-REGRNN_INLINE void ask_for_gates(const Layer& l, const Steps& steps, long s, long b0, long rows, long p) {
+REGRNN_INLINE void ask_for_gates(const Pass& l, const Steps& steps, long s, long b0, long rows, long p) {
   constexpr int Q = gates_of(cell);
   const float* g = l.gates + (steps.start(s) + b0) * Q * l.H + p * NR;
   for (long r = 0; r < rows; r++)
@@ -141,7 +140,7 @@ REGRNN_INLINE void ask_for_gates(const Layer& l, const Steps& steps, long s, lon
 }
 
 // Copies the units of one panel, from j, of a row of states into what step s multiplies, through its mask.
-inline void enter(const Layer& l, const Steps& steps, long s, long b, const float* state, long j) {
+inline void enter(const Pass& l, const Steps& steps, long s, long b, const float* state, long j) {
   float* out = l.entering + (steps.start(s) + b) * l.H;
   const float* mask = steps.mask(s, b);
   for (const long end = std::min(j + NR, l.H); j < end; j += VL) {
@@ -150,58 +149,56 @@ inline void enter(const Layer& l, const Steps& steps, long s, long b, const floa
   }
 }
 
+// All steps; the gates hold the input's part.
 template <int cell>
-void forward_cell(const Layer& l) {
+void forward_cell(const Pass& l, Shares& shares, int id, int threads, Barrier& barrier) {
   const Steps steps{l};
   const int Q = gates_of(cell);
-  const long H = l.H, T = l.T, blocks = (H + NR - 1) / NR;
-  Shares shares(blocks);
-  parallel(l.threads, [&](int id, int threads, Barrier& barrier) {
-    const Share share{blocks, id, threads};
-    const long panel_of_gate = panel_floats(H), panel = Q * panel_of_gate;
-    Held held;
-    alignas(64) float u[4 * STEP_ROWS * NR];
-    for (long p = share.first(); p < share.end(); p++) {
-      if (!share.packs(p)) continue;
-      for (int q = 0; q < Q; q++) {
-        const ByColumns w{l.w_hh + q * H * H, H, H};
-        pack_panel(w, p, 0, H, l.packed + p * panel + q * panel_of_gate);
-      }
-      for (long b = 0; b < steps.size(0); b++) enter(l, steps, 0, b, l.h0 + b * H, p * NR);
+  const long H = l.H, T = l.T;
+  const Share share{shares.panels, id, threads};
+  const long panel_of_gate = panel_floats(H), panel = Q * panel_of_gate;
+  Held held;
+  alignas(64) float u[4 * STEP_ROWS * NR];
+  for (long p = share.first(); p < share.end(); p++) {
+    if (!share.packs(p)) continue;
+    for (int q = 0; q < Q; q++) {
+      const ByColumns w{l.w_hh + q * H * H, H, H};
+      pack_panel(w, p, 0, H, l.packed + p * panel + q * panel_of_gate);
     }
-    barrier.wait();
-    for (long s = 0; s < T; s++) {
-      const long size = steps.size(s), coming = steps.size(s + 1);
-      shares.each(id, threads, s, 1, [&](const Share& share, long p, long, long next) {
-        const float* after = l.packed + next * panel;
-        const long end = share.end_row(p, size);
-        for (long b0 = share.begin_row(p, size); b0 < end; b0 += STEP_ROWS) {
-          const long rows = std::min(STEP_ROWS, end - b0);
-          ask_for_gates<cell>(l, steps, s, b0, rows, p);
-          products(held, l.packed + p * panel, Q, H, rows, l.entering + (steps.start(s) + b0) * H, H, u, after);
-          for (long r = 0; r < rows; r++) {
-            for (long v = 0; v < NR && p * NR + v < H; v += VL)
-              forward_unit<cell>(l, steps, s, b0 + r, p * NR + v, H - p * NR - v, u + r * NR + v, rows * NR);
-            const long b = b0 + r;
-            if (b < coming) enter(l, steps, s + 1, b, l.h + (steps.start(s) + b) * H, p * NR);
-          }
+    for (long b = 0; b < steps.size(0); b++) enter(l, steps, 0, b, l.h0 + b * H, p * NR);
+  }
+  barrier.wait();
+  for (long s = 0; s < T; s++) {
+    const long size = steps.size(s), coming = steps.size(s + 1);
+    shares.each(id, threads, s, 1, [&](const Share& share, long p, long, long next) {
+      const float* after = l.packed + next * panel;
+      const long end = share.end_row(p, size);
+      for (long b0 = share.begin_row(p, size); b0 < end; b0 += STEP_ROWS) {
+        const long rows = std::min(STEP_ROWS, end - b0);
+        ask_for_gates<cell>(l, steps, s, b0, rows, p);
+        products(held, l.packed + p * panel, Q, H, rows, l.entering + (steps.start(s) + b0) * H, H, u, after);
+        for (long r = 0; r < rows; r++) {
+          for (long v = 0; v < NR && p * NR + v < H; v += VL)
+            forward_unit<cell>(l, steps, s, b0 + r, p * NR + v, H - p * NR - v, u + r * NR + v, rows * NR);
+          const long b = b0 + r;
+          if (b < coming) enter(l, steps, s + 1, b, l.h + (steps.start(s) + b) * H, p * NR);
         }
-        if (share.packs(p))  // rows that begin with the next step
-          for (long b = size; b < coming; b++) enter(l, steps, s + 1, b, l.h0 + b * H, p * NR);
-      });
-      barrier.wait();
-    }
-  });
+      }
+      if (share.packs(p))  // rows that begin with the next step
+        for (long b = size; b < coming; b++) enter(l, steps, s + 1, b, l.h0 + b * H, p * NR);
+    });
+    barrier.wait();
+  }
 }
 
 // The gradient at the gates of one row of one step, from that at its h (and, of an LSTM, at its c).
 //
 // `carry` of an LSTM is the gradient at c; of a GRU the part of that at h which goes past the recurrent product.
 template <int cell>
-REGRNN_INLINE void backward_unit(const Layer& l, const Steps& steps, long s, long b, long j, long width, vf dh) {
+REGRNN_INLINE void backward_unit(const Pass& l, const Steps& steps, long s, long b, long j, long width, vf dh) {
   const long row = steps.start(s) + b, H = l.H;
   const float* g = l.gates + row * gates_of(cell) * H + j;
-  float* d = l.d_gates + row * (cell == RELU || cell == TANH || cell == SIGMOID ? 1 : 4) * H + j;
+  float* d = l.d_gates + row * gate_gradients_of(cell) * H + j;
   float* carry = l.carry + b * H + j;
   if (cell == LSTM) {
     const vf i = load_some(g, width), f = load_some(g + H, width), z = load_some(g + 2 * H, width),
@@ -229,7 +226,7 @@ REGRNN_INLINE void backward_unit(const Layer& l, const Steps& steps, long s, lon
 }
 
 // Asks for units [p NR, p NR + NR) of `rows` rows of states from `row` on.
-REGRNN_INLINE void ask_for_states(const Layer& l, const float* states, long row, long rows, long p) {
+REGRNN_INLINE void ask_for_states(const Pass& l, const float* states, long row, long rows, long p) {
   const float* from = states + row * l.H + p * NR;
   for (long r = 0; r < rows; r++, from += l.H)
     for (long j = 0; j < NR; j += 16) __builtin_prefetch(from + j);
@@ -237,114 +234,115 @@ REGRNN_INLINE void ask_for_states(const Layer& l, const float* states, long row,
 
 // Asks for what `backward_unit` needs of those units and rows; c[t] of an LSTM was needed by the step before.
 template <int cell>
-REGRNN_INLINE void ask_for_step(const Layer& l, const Steps& steps, long s, long b0, long rows, long p) {
+REGRNN_INLINE void ask_for_step(const Pass& l, const Steps& steps, long s, long b0, long rows, long p) {
   const long row = steps.start(s) + b0, begun = std::min(rows, steps.size(s - 1) - b0);
   if (cell == LSTM || cell == GRU) ask_for_gates<cell>(l, steps, s, b0, rows, p);
-  ask_for_states(l, l.d_h, row, rows, p);
+  if (l.d_h != nullptr) ask_for_states(l, l.d_h, row, rows, p);
   if (cell == GRU) ask_for_states(l, l.c, row, rows, p);
   if (cell != LSTM && cell != GRU) ask_for_states(l, l.h, row, rows, p);
   if (cell == LSTM && begun > 0) ask_for_states(l, l.c, steps.start(s - 1) + b0, begun, p);
   if (cell == GRU && begun > 0) ask_for_states(l, l.h, steps.start(s - 1) + b0, begun, p);
 }
 
+// The gradients at the gates of all steps and at the first states.
 template <int cell>
-void backward_cell(const Layer& l) {
+void backward_cell(const Pass& l, Shares& shares, int id, int threads, Barrier& barrier) {
   const Steps steps{l};
   const int Q = gates_of(cell);
-  // Of a GRU the gradient at the gates has four parts: at r, z, n, and at the recurrent product that r multiplies.
-  const long H = l.H, T = l.T, K = Q * H, ld = cell == GRU ? 4 * H : K, blocks = (H + NR - 1) / NR;
-  Shares shares(blocks);
-  parallel(l.threads, [&](int id, int threads, Barrier& barrier) {
-    const Share share{blocks, id, threads};
-    // Of a GRU two products, with the weights at r and z and with those at the product that r multiplies.
-    const long K1 = cell == GRU ? 2 * H : K, K2 = K - K1;
-    const long panel = panel_floats(K1) + panel_floats(K2), second_part = panel_floats(K1);
-    Held held;
-    alignas(64) float u[2 * STEP_ROWS * NR];  // of two panels, or of the two products of a GRU
-    const ByRows w{l.w_hh, H, H};
-    for (long p = share.first(); p < share.end(); p++) {
-      if (!share.packs(p)) continue;
-      pack_panel(w, p, 0, K1, l.packed + p * panel);
-      if (K2 > 0) pack_panel(w, p, K1, K2, l.packed + p * panel + second_part);
+  const long H = l.H, T = l.T, K = Q * H, ld = gate_gradients_of(cell) * H;
+  const Share share{shares.panels, id, threads};
+  // Of a GRU two products, with the weights at r and z and with those at the product that r multiplies.
+  const long K1 = cell == GRU ? 2 * H : K, K2 = K - K1;
+  const long panel = panel_floats(K1) + panel_floats(K2), second_part = panel_floats(K1);
+  Held held;
+  alignas(64) float u[2 * STEP_ROWS * NR];  // of two panels, or of the two products of a GRU
+  const ByRows w{l.w_hh, H, H};
+  for (long p = share.first(); p < share.end(); p++) {
+    if (!share.packs(p)) continue;
+    pack_panel(w, p, 0, K1, l.packed + p * panel);
+    if (K2 > 0) pack_panel(w, p, K1, K2, l.packed + p * panel + second_part);
+  }
+  barrier.wait();
+  // Of a gradient that is zero where it is null.
+  const auto of = [&](const float* d, long row, long j, long width) {
+    return d == nullptr ? vf{} : load_some(d + row * H + j, width);
+  };
+  // After step s: the gradient that leaves it for the states before it, of `wide` panels from p on.
+  auto leaving = [&](long s, long p, int wide, long next, long b0, long rows) {
+    const float *first_part = l.packed + p * panel, *after = l.packed + next * panel;
+    const float* d = l.d_gates + (steps.start(s) + b0) * ld;
+    if (cell == GRU) {
+      float* second = u + STEP_ROWS * NR;
+      products(held, first_part, 1, K1, rows, d, ld, u, first_part + second_part);
+      products(held, first_part + second_part, 1, K2, rows, d + 3 * H, ld, second, after);
+      for (long i = 0; i < rows * NR; i++) u[i] += second[i];
+    } else {
+      products(held, first_part, wide, K, rows, d, ld, u, after);
     }
-    barrier.wait();
-    // After step s: the gradient that leaves it for the states before it, of `wide` panels from p on.
-    auto leaving = [&](long s, long p, int wide, long next, long b0, long rows) {
-      const float *first_part = l.packed + p * panel, *after = l.packed + next * panel;
-      const float* d = l.d_gates + (steps.start(s) + b0) * ld;
-      if (cell == GRU) {
-        float* second = u + STEP_ROWS * NR;
-        products(held, first_part, 1, K1, rows, d, ld, u, first_part + second_part);
-        products(held, first_part + second_part, 1, K2, rows, d + 3 * H, ld, second, after);
-        for (long i = 0; i < rows * NR; i++) u[i] += second[i];
-      } else {
-        products(held, first_part, wide, K, rows, d, ld, u, after);
+    for (long r = 0; r < rows; r++) {
+      const float* mask = steps.mask(s, b0 + r);
+      if (mask == nullptr) continue;
+      for (int w = 0; w < wide; w++) {
+        const long j = (p + w) * NR, width = std::min<long>(NR, H - j);
+        for (long i = 0; i < width; i++) u[(w * rows + r) * NR + i] *= mask[j + i];
       }
-      for (long r = 0; r < rows; r++) {
-        const float* mask = steps.mask(s, b0 + r);
-        if (mask == nullptr) continue;
-        for (int w = 0; w < wide; w++) {
-          const long j = (p + w) * NR, width = std::min<long>(NR, H - j);
-          for (long i = 0; i < width; i++) u[(w * rows + r) * NR + i] *= mask[j + i];
-        }
-      }
-    };
-    for (long s = T; s-- > -1;) {
-      // Rows that step s + 1 sends back: to step s, or, where a row began there, to the first state.
-      const long sent = steps.size(s + 1), size = steps.size(s), most = std::max(sent, size);
-      shares.each(id, threads, T - 1 - s, cell == GRU ? 1 : PAIR, [&](const Share& share, long p, long wide, long next) {
-        const long end = share.end_row(p, most);
-        for (long b0 = share.begin_row(p, most); b0 < end; b0 += STEP_ROWS) {
-          const long rows = std::min(STEP_ROWS, end - b0);
-          const long with = std::min(std::max(sent - b0, 0L), rows);
-          for (long w = 0; w < wide && b0 < size; w++)
-            ask_for_step<cell>(l, steps, s, b0, std::min(rows, size - b0), p + w);
-          if (with > 0) leaving(s + 1, p, static_cast<int>(wide), next, b0, with);
-          for (long r = 0; r < rows; r++)
-            for (long v = 0; v < wide * NR; v += VL) {
-              const long b = b0 + r, j = p * NR + v, width = H - j;
-              if (width <= 0) break;
-              float* carry = l.carry + b * H + j;
-              vf dh = {};
-              if (b < sent) {
-                dh = load(u + (v / NR * with + r) * NR + v % NR);
-                if (cell == GRU) dh += load_some(carry, width);
-              } else {  // the row ends with step s
-                dh = load_some(l.d_h_n + b * H + j, width);
-                if (cell == LSTM) store_some(carry, load_some(l.d_c_n + b * H + j, width), width);
-              }
-              if (b < size) {
-                dh += load_some(l.d_h + (steps.start(s) + b) * H + j, width);
-                backward_unit<cell>(l, steps, s, b, j, width, dh);
-              } else {
-                store_some(l.d_h0 + b * H + j, dh, width);
-                if (cell == LSTM) store_some(l.d_c0 + b * H + j, load_some(carry, width), width);
-              }
+    }
+  };
+  for (long s = T; s-- > -1;) {
+    // Rows that step s + 1 sends back: to step s, or, where a row began there, to the first state.
+    const long sent = steps.size(s + 1), size = steps.size(s), most = std::max(sent, size);
+    shares.each(id, threads, T - 1 - s, cell == GRU ? 1 : PAIR, [&](const Share& share, long p, long wide, long next) {
+      const long end = share.end_row(p, most);
+      for (long b0 = share.begin_row(p, most); b0 < end; b0 += STEP_ROWS) {
+        const long rows = std::min(STEP_ROWS, end - b0);
+        const long with = std::min(std::max(sent - b0, 0L), rows);
+        for (long w = 0; w < wide && b0 < size; w++)
+          ask_for_step<cell>(l, steps, s, b0, std::min(rows, size - b0), p + w);
+        if (with > 0) leaving(s + 1, p, static_cast<int>(wide), next, b0, with);
+        for (long r = 0; r < rows; r++)
+          for (long v = 0; v < wide * NR; v += VL) {
+            const long b = b0 + r, j = p * NR + v, width = H - j;
+            if (width <= 0) break;
+            float* carry = l.carry + b * H + j;
+            vf dh = {};
+            if (b < sent) {
+              dh = load(u + (v / NR * with + r) * NR + v % NR);
+              if (cell == GRU) dh += load_some(carry, width);
+            } else {  // the row ends with step s
+              dh = of(l.d_h_n, b, j, width);
+              if (cell == LSTM) store_some(carry, of(l.d_c_n, b, j, width), width);
             }
-        }
-      });
-      barrier.wait();
-    }
-  });
-}
-
-inline void recurrent_forward(const Layer& l) {
-  switch (l.cell) {
-    case TANH: return forward_cell<TANH>(l);
-    case RELU: return forward_cell<RELU>(l);
-    case SIGMOID: return forward_cell<SIGMOID>(l);
-    case LSTM: return forward_cell<LSTM>(l);
-    default: return forward_cell<GRU>(l);
+            if (b < size) {
+              dh += of(l.d_h, steps.start(s) + b, j, width);
+              backward_unit<cell>(l, steps, s, b, j, width, dh);
+            } else {
+              store_some(l.d_h0 + b * H + j, dh, width);
+              if (cell == LSTM) store_some(l.d_c0 + b * H + j, load_some(carry, width), width);
+            }
+          }
+      }
+    });
+    barrier.wait();
   }
 }
 
-inline void recurrent_backward(const Layer& l) {
+inline void recurrent_forward(const Pass& l, Shares& shares, int id, int threads, Barrier& barrier) {
   switch (l.cell) {
-    case TANH: return backward_cell<TANH>(l);
-    case RELU: return backward_cell<RELU>(l);
-    case SIGMOID: return backward_cell<SIGMOID>(l);
-    case LSTM: return backward_cell<LSTM>(l);
-    default: return backward_cell<GRU>(l);
+    case TANH: return forward_cell<TANH>(l, shares, id, threads, barrier);
+    case RELU: return forward_cell<RELU>(l, shares, id, threads, barrier);
+    case SIGMOID: return forward_cell<SIGMOID>(l, shares, id, threads, barrier);
+    case LSTM: return forward_cell<LSTM>(l, shares, id, threads, barrier);
+    default: return forward_cell<GRU>(l, shares, id, threads, barrier);
+  }
+}
+
+inline void recurrent_backward(const Pass& l, Shares& shares, int id, int threads, Barrier& barrier) {
+  switch (l.cell) {
+    case TANH: return backward_cell<TANH>(l, shares, id, threads, barrier);
+    case RELU: return backward_cell<RELU>(l, shares, id, threads, barrier);
+    case SIGMOID: return backward_cell<SIGMOID>(l, shares, id, threads, barrier);
+    case LSTM: return backward_cell<LSTM>(l, shares, id, threads, barrier);
+    default: return backward_cell<GRU>(l, shares, id, threads, barrier);
   }
 }
 

@@ -274,27 +274,19 @@ inline void kept_input_gradient(int id, int threads, Barrier& barrier, Turns* tu
 // threads come together, for one of the products with D(x) or for its gradients.
 class Separate {
  public:
-  Separate(long N, long K, const float* mask, int threads, float* scratch)
+  Separate(long N, long K, const float* mask, int threads, Scratch& room)
       : mask_(mask), own_apart_(whole_lines(ABREAST * NR * std::min(std::max(N, K), ROWS_HELD))) {
-    const auto take = [&](long floats) {
-      const long at = floats_;
-      floats_ += whole_lines(floats);
-      return scratch == nullptr ? nullptr : scratch + at;
-    };
     const auto kept = [&](long rows, long columns) {
       const long words = rows * words_of(columns);
-      float* values = take(words * WORD);
-      return Kept{rows, columns, values, reinterpret_cast<uint64_t*>(take(2 * words))};
+      float* values = room.take(words * WORD);
+      return Kept{rows, columns, values, room.take<uint64_t>(words)};
     };
     by_rows_ = kept(N, K);
     by_columns_ = kept(K, N);
-    waiting_ = take(std::max((K + DOT_WORD - 1) / DOT_WORD * dots_floats(std::min(N, ROWS_HELD)), (K + NR - 1) / NR * NR * N));
-    some_ = take(2 * std::min(N, ROWS_HELD) * DOT_COLUMNS);
-    own_ = take(threads * own_apart_);
+    waiting_ = room.take(std::max((K + DOT_WORD - 1) / DOT_WORD * dots_floats(std::min(N, ROWS_HELD)), (K + NR - 1) / NR * NR * N));
+    some_ = room.take(2 * std::min(N, ROWS_HELD) * DOT_COLUMNS);
+    own_ = room.take(threads * own_apart_);
   }
-
-  // Of scratch, all threads' together.
-  long floats() const { return floats_; }
 
   // What `multiply` needs of x; then a barrier.
   void keep(int id, int threads, const float* x) const { keep_rows(id, threads, mask_, x, by_rows_); }
@@ -339,7 +331,7 @@ class Separate {
   float* own(int id) const { return own_ + id * own_apart_; }
 
   const float* mask_;
-  long own_apart_, floats_ = 0;
+  long own_apart_;
   Kept by_rows_, by_columns_;
   float *waiting_, *some_, *own_;
   Turns strips_, words_[2];

@@ -10,6 +10,7 @@
 
 #include "gemm.h"
 #include "layer.h"
+#include "scratch.h"
 
 namespace regrnn {
 namespace REGRNN_ISA {
@@ -62,9 +63,6 @@ constexpr long IN_CACHE = 48 * 1024;
 
 // Features whose sums of panels side by side stay in a first-level cache while all groups add to them.
 constexpr long FEATURES_IN_CACHE = 6 * 1024 / (PAIR * NR);
-
-// n floats in whole cache lines: a vector that crosses one is loaded twice.
-REGRNN_INLINE long whole_lines(long n) { return (n + 15) / 16 * 16; }
 
 // Floats of scratch of its own that a thread needs for each of the products here.
 REGRNN_INLINE long own_floats(const Shared& s) {

@@ -107,7 +107,8 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
                             const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* m,
                             float* sums, const Shared* shared, const float* separate, float* scratch, int threads) {
   const long panels = (V + NR - 1) / NR, unit = separate == nullptr ? 1 : ABREAST;
-  const Separate kept(N, H, separate, threads, separate == nullptr ? nullptr : scratch);
+  Scratch room(separate == nullptr ? nullptr : scratch);
+  const Separate kept(N, H, separate, threads, room);
   Turns tops[2], groups[2];
   std::atomic<bool> far{false};
   if (shared != nullptr) list_kept(*shared);
@@ -184,7 +185,8 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
                              float* waiting, const Shared* shared, const float* separate, float* turned_w, float* lanes,
                              float* own, int threads) {
   if (shared != nullptr) list_kept(*shared);
-  Separate kept(N, H, separate, threads, separate == nullptr ? nullptr : own);
+  Scratch room(separate == nullptr ? nullptr : own);
+  Separate kept(N, H, separate, threads, room);
   Turns turns;
   parallel(threads, [&](int id, int n, Barrier& barrier) {
     const bool weights = d_w != nullptr || d_bias != nullptr;
