@@ -101,8 +101,8 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "softmax_backward": (None, [_N, _N, _N, *[_P] * 4, _F, *[_P] * 5, _S, *[_P] * 4, _N]),
     "step": (None, [POINTER(Stack), _P]),
     "generate": (None, [POINTER(Stack), POINTER(Drawing), _N, _P]),
-    "sum_of_squares": (c_double, [_N, _P, _P, _N]),
-    "descend": (None, [_N, _P, _P, _F, _F, _F, _N]),
+    "sum_of_squares": (c_double, [_N, POINTER(_N), POINTER(_P), _P, _N]),
+    "descend": (None, [_N, POINTER(_N), POINTER(_P), POINTER(_P), _F, _F, _F, _N]),
     "draw_mask": (None, [c_uint64, _N, c_uint64, _F, _P, _N]),
 }
 

@@ -518,16 +518,25 @@ def _mask(seed: Tensor, rate: float, size: Sequence[int], dtype: torch.dtype) ->
 # Gradient descent.
 
 
-def sum_of_squares(x: Tensor) -> float:
-    """Of a contiguous float32 tensor, in double precision over pieces in single."""
-    pieces = torch.empty((x.numel() + _PIECE - 1) // _PIECE, dtype=torch.float64)
-    total: float = core().sum_of_squares(x.numel(), _at(x), _at(pieces), torch.get_num_threads())
+def _all(tensors: Sequence[Tensor]) -> tuple[int, Any, Any]:
+    """How many there are, their sizes, and where they lie."""
+    count = len(tensors)
+    sizes = (ctypes.c_int64 * count)(*(t.numel() for t in tensors))
+    return count, sizes, (ctypes.c_void_p * count)(*(t.data_ptr() for t in tensors))
+
+
+def sum_of_squares(tensors: Sequence[Tensor]) -> float:
+    """Of all elements of contiguous float32 tensors, in double precision over pieces in single."""
+    count, sizes, places = _all(tensors)
+    pieces = torch.empty(sum(-(-n // _PIECE) for n in sizes), dtype=torch.float64)
+    total: float = core().sum_of_squares(count, sizes, places, pieces.data_ptr(), torch.get_num_threads())
     return total
 
 
-def descend(w: Tensor, gradient: Tensor, rate: float, factor: float, decay: float) -> None:
-    """w -= rate * (factor * gradient + decay * w), in place, for contiguous float32 tensors."""
-    core().descend(w.numel(), _at(w), _at(gradient), rate, factor, decay, torch.get_num_threads())
+def descend(ws: Sequence[Tensor], gradients: Sequence[Tensor], rate: float, factor: float, decay: float) -> None:
+    """w -= rate * (factor * gradient + decay * w), in place, for each pair of contiguous float32 tensors."""
+    places = *_all(ws), _all(gradients)[2]
+    core().descend(*places, rate, factor, decay, torch.get_num_threads())
 
 
 def _register() -> None:

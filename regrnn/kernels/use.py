@@ -35,15 +35,14 @@ def fused(*tensors: Tensor | None) -> bool:
     Raises:
         RegrnnError: `REGRNN_KERNEL` is of no known value, or demands what cannot be had.
     """
-    if choose().core is None or _off.get():
+    if choose().core is None or _off.get() or torch.is_autocast_enabled("cpu"):
         return False
-    present = [t for t in tensors if t is not None]
-    if any(t.device.type != "cpu" or is_functorch_wrapped_tensor(t) for t in present):
-        return False
-    if torch.is_autocast_enabled("cpu"):
-        return False
-    for tensor in present:
-        if tensor.dtype != torch.float32:
+    transforms = torch._C._are_functorch_transforms_active()
+    for tensor in tensors:
+        if tensor is not None and (not tensor.is_cpu or (transforms and is_functorch_wrapped_tensor(tensor))):
+            return False
+    for tensor in tensors:
+        if tensor is not None and tensor.dtype is not torch.float32:
             if tensor.dtype not in _said:
                 _said.add(tensor.dtype)
                 warnings.warn(

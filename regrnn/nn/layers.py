@@ -12,6 +12,7 @@ number of layers and D that of directions, 1 or 2.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TypeVar
 
@@ -31,6 +32,14 @@ from regrnn.nn.regularization import (
 )
 
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)
+
+
+@functools.cache
+def _weight_names(layer: int, direction: int, bias: bool) -> tuple[str, ...]:
+    names = ["weight_ih_l{}{}", "weight_hh_l{}{}"]
+    if bias:
+        names += ["bias_ih_l{}{}", "bias_hh_l{}{}"]
+    return tuple(name.format(layer, "_reverse" if direction == 1 else "") for name in names)
 
 
 class RecurrentLayer(nn.Module):
@@ -86,7 +95,7 @@ class RecurrentLayer(nn.Module):
             layer_input_size = input_size if layer == 0 else self._num_directions * hidden_size
             for direction in range(self._num_directions):
                 shapes = [(gates, layer_input_size), (gates, hidden_size), (gates,), (gates,)]
-                for name, shape in zip(self._weight_names(layer, direction), shapes, strict=False):
+                for name, shape in zip(_weight_names(layer, direction, self.bias), shapes, strict=False):
                     setattr(self, name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
 
@@ -103,7 +112,7 @@ class RecurrentLayer(nn.Module):
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The parameters of each layer and direction, in the order of torch.nn's property of this name."""
         return [
-            [getattr(self, name) for name in self._weight_names(layer, direction)]
+            [getattr(self, name) for name in _weight_names(layer, direction, self.bias)]
             for layer in range(self.num_layers)
             for direction in range(self._num_directions)
         ]
@@ -120,14 +129,12 @@ class RecurrentLayer(nn.Module):
     def _num_directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def _weight_names(self, layer: int, direction: int) -> list[str]:
-        names = ["weight_ih_l{}{}", "weight_hh_l{}{}"]
-        if self.bias:
-            names += ["bias_ih_l{}{}", "bias_hh_l{}{}"]
-        return [name.format(layer, "_reverse" if direction == 1 else "") for name in names]
-
     def _weights(self, layer: int, direction: int) -> Weights:
-        weights = [getattr(self, name) for name in self._weight_names(layer, direction)]
+        # What module attributes cost shows beside a small layer. A parametrized weight is not among the parameters.
+        own = self._parameters
+        weights = [own.get(name) for name in _weight_names(layer, direction, self.bias)]
+        if any(weight is None for weight in weights):
+            weights = [getattr(self, name) for name in _weight_names(layer, direction, self.bias)]
         w_ih, w_hh, b_ih, b_hh = weights if self.bias else (*weights, None, None)
         return w_ih, w_hh, b_ih, b_hh
 
@@ -272,7 +279,7 @@ class RecurrentLayer(nn.Module):
         return output, tuple(torch.stack(s) for s in zip(*last_states, strict=True)), output_mask
 
     def _check_input(self, x: Tensor, dims: int) -> None:
-        weight = self._weights(0, 0)[0]
+        weight = self.weight_ih_l0
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(
                 f"input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "

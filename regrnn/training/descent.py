@@ -21,7 +21,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
 
     torch's `clip_grad_norm_` sums in single precision, which at the paper's medium size is off by 2e-4.
     """
-    total = 0.0
+    total, on_core = 0.0, []
     for parameter in parameters:
         gradient = parameter.grad
         if gradient is None:
@@ -30,9 +30,11 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
             gradient = parameter.grad = gradient.coalesce()
             gradient = gradient.values()
         if fused(gradient):
-            total += ops.sum_of_squares(gradient.contiguous())
+            on_core.append(gradient.contiguous())
         else:
             total += torch.linalg.vector_norm(gradient, dtype=torch.float64).item() ** 2
+    if on_core:
+        total += ops.sum_of_squares(on_core)
     return math.sqrt(total)
 
 
@@ -87,9 +89,17 @@ class SGD(torch.optim.Optimizer):
     def step_scaled(self, factor: float) -> None:
         """One update by `factor` times the gradients."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, factor, **{k: group[k] for k in ("lr", "weight_decay")})
+            lr, weight_decay = group["lr"], group["weight_decay"]
+            on_core: list[tuple[Tensor, Tensor]] = []
+            for w in group["params"]:
+                if w.grad is None:
+                    continue
+                if not w.grad.is_sparse and fused(w, w.grad) and w.is_contiguous():
+                    on_core.append((w, w.grad.contiguous()))
+                else:
+                    self._update(w, w.grad, factor, lr, weight_decay)
+            if on_core:
+                ops.descend(*zip(*on_core, strict=True), lr, factor, weight_decay)
 
     @staticmethod
     def _update(w: Tensor, gradient: Tensor, factor: float, lr: float, weight_decay: float) -> None:
@@ -98,8 +108,6 @@ class SGD(torch.optim.Optimizer):
                 raise ValueError("weight_decay does not go with sparse gradients: it would decay the rows in use alone")
             gradient = gradient.coalesce()
             w.index_add_(0, gradient.indices()[0], gradient.values(), alpha=-lr * factor)
-        elif fused(w, gradient) and w.is_contiguous():
-            ops.descend(w, gradient.contiguous(), lr, factor, weight_decay)
         else:
             if weight_decay:
                 w.mul_(1.0 - lr * weight_decay)

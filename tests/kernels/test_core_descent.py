@@ -87,7 +87,11 @@ def test_rows_of_no_word_stay_bit_for_bit() -> None:
 @settings(any_problem, max_examples=60)
 def test_sum_of_squares(instruction_set: str, n: int, seed: int, scale: float) -> None:
     x = scale * torch.randn(n, generator=torch.Generator().manual_seed(seed))
-    assert ops.sum_of_squares(x) == pytest.approx(x.double().square().sum().item(), rel=1e-6)
+    exact = x.double().square().sum().item()
+    assert ops.sum_of_squares([x]) == pytest.approx(exact, rel=1e-6)
+    assert ops.sum_of_squares([x, x[:0], x[: n // 2], x]) == pytest.approx(
+        2 * exact + x[: n // 2].double().square().sum().item(), rel=1e-6
+    )
 
 
 def test_norm_of_many_is_exact_where_single_precision_is_not() -> None:

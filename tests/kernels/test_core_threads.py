@@ -56,7 +56,8 @@ def test_sum_of_squares_and_descent(instruction_set: str) -> None:
 
     def compute() -> dict[str, Tensor]:
         updated = w.clone()
-        ops.descend(updated, gradient, 0.7, 0.3, 0.01)
-        return {"sum": torch.tensor(ops.sum_of_squares(gradient), dtype=torch.float64), "updated": updated}
+        ops.descend([updated[:9], updated[9:]], [gradient[:9], gradient[9:]], 0.7, 0.3, 0.01)
+        total = ops.sum_of_squares([gradient, gradient[:9], gradient])
+        return {"sum": torch.tensor(total, dtype=torch.float64), "updated": updated}
 
     assert_same_on_any_threads(compute)

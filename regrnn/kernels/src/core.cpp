@@ -136,12 +136,13 @@ EXPORT void regrnn_generate(const Stack* stack, const Drawing* drawing, int64_t 
   generate(*stack, *drawing, length, tokens);
 }
 
-EXPORT double regrnn_sum_of_squares(int64_t n, const float* x, double* pieces, int64_t threads) {
-  return sum_of_squares(n, x, pieces, static_cast<int>(threads));
+EXPORT double regrnn_sum_of_squares(int64_t count, const int64_t* n, const float* const* x, double* pieces, int64_t threads) {
+  return sum_of_squares(count, n, x, pieces, static_cast<int>(threads));
 }
 
-EXPORT void regrnn_descend(int64_t n, float* w, const float* g, float rate, float factor, float decay, int64_t threads) {
-  descend(n, w, g, rate, factor, decay, static_cast<int>(threads));
+EXPORT void regrnn_descend(int64_t count, const int64_t* n, float* const* w, const float* const* g, float rate, float factor,
+                           float decay, int64_t threads) {
+  descend(count, n, w, g, rate, factor, decay, static_cast<int>(threads));
 }
 
 EXPORT void regrnn_draw_mask(uint64_t seed, int64_t n, uint64_t threshold, float kept, float* out, int64_t threads) {
