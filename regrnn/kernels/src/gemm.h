@@ -27,6 +27,12 @@ struct ByRows {
     }
     return out - n * NR;
   }
+  // Asks for part `i` of `parts` of what `pack` will read of so many panels.
+  void ask(long panel, long panels, long k0, long n, long i, long parts) const {
+    const float* row = p + panel * NR;
+    for (long k = k0 + n * i / parts, end = k0 + n * (i + 1) / parts; k < end; k++)
+      for (long j = 0; j < panels * NR; j += 16) __builtin_prefetch(row + k * ld + j, 0, 2);
+  }
 };
 
 // B[k][j] = p[j * ld + k]; K x N. The layout of a weight matrix (outputs, inputs).
@@ -40,6 +46,11 @@ struct ByColumns {
     turn(p + j0 * ld + k0, ld, width, n, out, NR);
     return out;
   }
+  void ask(long panel, long panels, long k0, long n, long i, long parts) const {
+    const long j0 = panel * NR, columns = std::min(panels * NR, N - j0);
+    for (long j = j0 + columns * i / parts, end = j0 + columns * (i + 1) / parts; j < end; j++)
+      for (long k = 0; k < n; k += 16) __builtin_prefetch(p + j * ld + k0 + k, 0, 2);
+  }
 };
 
 // Panels that lie ready: B[k][panel * NR + j] = p[(panel * K + k) * NR + j].
@@ -47,6 +58,11 @@ struct Ready {
   const float* p;
   long K;
   const float* pack(long panel, long k0, long, float*) const { return p + (panel * K + k0) * NR; }
+  void ask(long panel, long panels, long k0, long n, long i, long parts) const {
+    for (long w = panel; w < panel + panels; w++)
+      for (long k = k0 + n * i / parts, end = k0 + n * (i + 1) / parts; k < end; k++)
+        for (long j = 0; j < NR; j += 16) __builtin_prefetch(p + (w * K + k) * NR + j, 0, 2);
+  }
 };
 
 // A, M x K: row r at p + r * ld, chunks of NR elements `chunk` apart (see `tile`).
@@ -68,6 +84,11 @@ struct IntoRows {
 
   float weight(long) const { return 1.f; }
   void sums(long, const float*, bool) const {}
+  // Asks for where so many rows of so many panels will go.
+  void ask(long panel, long panels, long row0, long rows) const {
+    for (long r = row0; r < row0 + rows; r++)
+      for (long i = 0; i < panels * NR; i += 16) __builtin_prefetch(c + r * ld + panel * NR + i, 1, 2);
+  }
   void operator()(long panel, long row0, long rows, const float* values) const {
     const long j = panel * NR, width = N - j;
     constexpr long AHEAD = 8;  // rows whose lines are asked for
@@ -102,6 +123,12 @@ struct IntoColumns {
     const long j = panel * NR, width = N - j < NR ? N - j : NR;
     for (float* out : {column_sums, column_sums2})
       for (long i = 0; out != nullptr && i < width; i++) out[j + i] = add ? out[j + i] + values[i] : values[i];
+  }
+  void ask(long panel, long panels, long row0, long rows) const {
+    constexpr long LINE = 16;
+    const long j = panel * NR, width = std::min(panels * NR, N - j);
+    if (c == nullptr || row0 / LINE == (row0 + rows) / LINE) return;  // once for each line
+    for (long i = 0; i < width; i++) __builtin_prefetch(c + (j + i) * ld + row0 + rows, 1, 2);
   }
   void operator()(long panel, long row0, long rows, const float* values) const {
     if (c == nullptr) return;

@@ -21,10 +21,11 @@ struct Held {};
 constexpr long DEPTH = KB / PAIR;  // rows of panels side by side that are worked on at a time
 
 // values[p][row][NR] (+)= the product of tiles [first, last) of A with P panels of B from `panel` on, over k in [from, to)
-// alone; added to where `from` is not 0. The panels' parts lie `apart` floats from each other.
+// alone; added to where `from` is not 0. The panels' parts lie `apart` floats from each other. What is packed next, of panels
+// from `coming` on in the end, and where the last sums go is asked for meanwhile, as all of it comes from memory.
 template <int P, class Source, class Sink>
-void strip(long M, long first, long last, long from, long to, Rows a, const Source& b, long panel, const Sink& sink,
-           float* values, long apart) {
+void strip(long M, long first, long last, long from, long to, Rows a, const Source& b, long panel, long coming,
+           const Sink& sink, bool gives, float* values, long apart) {
   alignas(64) static thread_local float packed[P * DEPTH * NR];
   const long tiles = tiles_of(M), row0 = tile_start(M, tiles, first);
   const bool sums_too = Sink::wants_sums && first == 0;
@@ -37,30 +38,35 @@ void strip(long M, long first, long last, long from, long to, Rows a, const Sour
       if (sums_too) sums[p].add(sink, bk[p], k0, n);
     }
     const float* ak = a.p + k0 / NR * a.chunk;
+    const bool end = k0 + n == to;
+    const long next_panel = end ? coming : panel, next_k = end ? from : k0 + n, next_n = std::min(DEPTH, to - next_k);
     for (long i = first; i < last; i++) {
+      if (next_panel >= 0) b.ask(next_panel, P, next_k, next_n, i - first, last - first);
       const long r = tile_start(M, tiles, i), count = tile_start(M, tiles, i + 1) - r;
       tile_rows<P, Ahead::rows>(static_cast<int>(count), n, ak + r * a.ld, a.ld, a.chunk, bk[0], bk[P - 1] - bk[0],
                                 values + (r - row0) * NR, apart, k0 > 0, nullptr);
+      if (end && gives) sink.ask(panel, P, r, count);
     }
   }
   for (int p = 0; sums_too && p < P; p++) sums[p].give(sink, panel + p, from > 0);
 }
 
-// Calls visit(panel, P, first, last) for all of a thread's part of the panels: P of them side by side, all of their tiles
-// of rows, or some of one's.
+// Calls visit(panel, P, first, last, coming) for all of a thread's part of the panels: P of them side by side, all of their
+// tiles of rows, or some of one's; it goes on with the panels from `coming` on, or, where that is below 0, no more.
 template <class Visit>
 void each_strip(int id, int threads, long panels, long tiles, const Visit& visit) {
   const Part part(panels * tiles, id, threads);
   for (long at = part.begin; at < part.end;) {
     const long panel = at / tiles, first = at % tiles;
-    if (PAIR == 2 && first == 0 && part.end - at >= 2 * tiles) {
-      visit(panel, std::integral_constant<int, PAIR>(), 0L, tiles);
-      at += 2 * tiles;
-    } else {
-      const long last = std::min(first + part.end - at, tiles);
-      visit(panel, std::integral_constant<int, 1>(), first, last);
-      at += last - first;
-    }
+    const bool pair = PAIR == 2 && first == 0 && part.end - at >= 2 * tiles;
+    const long last = std::min(first + part.end - at, tiles);
+    at += pair ? 2 * tiles : last - first;
+    // Asked for in pairs, so the last panel alone is not.
+    const long coming = at < part.end && at / tiles + PAIR <= panels ? at / tiles : -1;
+    if (pair)
+      visit(panel, std::integral_constant<int, PAIR>(), 0L, tiles, coming);
+    else
+      visit(panel, std::integral_constant<int, 1>(), first, last, coming);
   }
 }
 
@@ -72,10 +78,12 @@ void each_strip(Turns& turns, int id, int threads, long panels, long tiles, cons
   const long strips = (panels + PAIR - 1) / PAIR;
   if (strips < STRIPS * threads) return each_strip(id, threads, panels, tiles, visit);
   for (long i; (i = turns.next()) < strips;) {
+    // Another thread may be first, and then asks for the wrong one, but as often it is the next.
+    const long after = turns.coming() * PAIR, coming = after + PAIR <= panels ? after : -1;
     if ((i + 1) * PAIR <= panels)
-      visit(i * PAIR, std::integral_constant<int, PAIR>(), 0L, tiles);
+      visit(i * PAIR, std::integral_constant<int, PAIR>(), 0L, tiles, coming);
     else
-      visit(i * PAIR, std::integral_constant<int, 1>(), 0L, tiles);
+      visit(i * PAIR, std::integral_constant<int, 1>(), 0L, tiles, coming);
   }
 }
 
@@ -89,11 +97,11 @@ void multiply(int id, int threads, long M, long N, long K, Rows a, const Source&
   constexpr long apart = BLOCK_ROWS * NR;
   const long tiles = tiles_of(M);
   const long panels = (N + NR - 1) / NR;
-  const auto visit = [&](long panel, auto P, long begin, long end) {
+  const auto visit = [&](long panel, auto P, long begin, long end, long coming) {
     for (long first = begin; first < end; first += BLOCK_TILES) {
       const long last = std::min(first + BLOCK_TILES, end);
       const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
-      strip<P>(M, first, last, 0, K, a, b, panel, sink, values, apart);
+      strip<P>(M, first, last, 0, K, a, b, panel, last < end ? panel : coming, sink, true, values, apart);
       for (int p = 0; p < P; p++) {
         if (K == 0) std::memset(values + p * apart, 0, rows * NR * sizeof(float));
         sink(panel + p, row0, rows, values + p * apart);
@@ -114,10 +122,10 @@ void multiply_deep(int id, int threads, long M, long N, long K, Rows a, const So
   const long tiles = tiles_of(M), deep = std::max(KB, A_IN_CACHE / std::max(1L, M) / KB * KB);
   for (long from = 0; from < K; from += deep) {
     const long to = std::min(from + deep, K);
-    each_strip(id, threads, (N + NR - 1) / NR, tiles, [&](long panel, auto P, long first, long last) {
+    each_strip(id, threads, (N + NR - 1) / NR, tiles, [&](long panel, auto P, long first, long last, long coming) {
       const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
       float* values = waiting + (panel * M + row0) * NR;
-      strip<P>(M, first, last, from, to, a, b, panel, sink, values, M * NR);
+      strip<P>(M, first, last, from, to, a, b, panel, coming, sink, to == K, values, M * NR);
       for (int p = 0; to == K && p < P; p++) sink(panel + p, row0, rows, values + p * M * NR);
     });
   }

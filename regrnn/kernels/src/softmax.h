@@ -48,6 +48,7 @@ struct IntoLargest {
 
   float weight(long) const { return 1.f; }
   void sums(long, const float*, bool) const {}
+  void ask(long, long, long, long) const {}
   void operator()(long panel, long row0, long rows, const float* values) const {
     const Offsets offsets(bias, panel * NR, V);
     for (long r = 0; r < rows; r++)
@@ -72,6 +73,11 @@ struct IntoExponentials {
 
   float weight(long) const { return 1.f; }
   void sums(long, const float*, bool) const {}
+  void ask(long panel, long panels, long row0, long rows) const {
+    if (e == nullptr) return;
+    for (long w = first + panel; w < first + panel + panels; w++)
+      for (long i = 0; i < rows * NR; i += 16) __builtin_prefetch(e + (w * N + row0) * NR + i, 1, 2);
+  }
   void operator()(long panel, long row0, long rows, const float* values) const {
     const long j = (first + panel) * NR;
     const Offsets offsets(bias, j, V);

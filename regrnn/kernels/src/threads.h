@@ -77,6 +77,8 @@ void parallel(int threads, const Body& body) {
 class Turns {
  public:
   long next() { return next_.fetch_add(1, std::memory_order_relaxed); }
+  // What comes next, to whom it may.
+  long coming() const { return next_.load(std::memory_order_relaxed); }
   // To be called where no thread can be asking.
   void again() { next_.store(0, std::memory_order_relaxed); }
 

@@ -27,7 +27,9 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
           const float* next) {
   constexpr int W = 2 * P;  // vectors in a row
   vf acc[R][W];
-  const float* row[R];
+  const float *row[R], *panel[P];
+#pragma GCC unroll 2
+  for (int p = 0; p < P; p++) panel[p] = b + p * b_apart;
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
     row[r] = a + r * lda;
@@ -37,7 +39,7 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
   auto step = [&](long k) REGRNN_LAMBDA_INLINE {
     vf bk[W];
 #pragma GCC unroll 4
-    for (int w = 0; w < W; w++) bk[w] = load(b + w / 2 * b_apart + k * NR + w % 2 * VL);
+    for (int w = 0; w < W; w++) bk[w] = load(panel[w / 2] + k * NR + w % 2 * VL);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const vf x = splat(row[r][k]);
@@ -47,20 +49,26 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
   };
   long left = K;
   for (; left >= NR; left -= NR) {
-#pragma GCC unroll 8
-    for (int k = 0; k < NR; k += 4) {
+    // Few steps, from addresses that move on: of many, the compiler keeps the addresses in memory.
+    constexpr int STEPS = 4;
+    for (int k = 0; k < NR; k += STEPS) {
       if (ahead == Ahead::panel) {
 #pragma GCC unroll 2
         for (int p = 0; p < P; p++) __builtin_prefetch(next + p * b_apart, 0, 2);
         next += 16;
       }
-      step(k), step(k + 1), step(k + 2), step(k + 3);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) panel[p] = in_one_register(panel[p]);
+      step(0), step(1), step(2), step(3);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) panel[p] += STEPS * NR;
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) row[r] += STEPS;
     }
-    b += NR * NR;
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      if (ahead == Ahead::rows) __builtin_prefetch(row[r] + R * lda);
-      row[r] += chunk;
+      if (ahead == Ahead::rows) __builtin_prefetch(row[r] - NR + R * lda);
+      row[r] += chunk - NR;
     }
   }
   for (long k = 0; k < left; k++) step(k);

@@ -79,9 +79,49 @@ REGRNN_INLINE vf sums_of_neighbours(vf a, vf b) {
 #endif
 }
 
+// Four elements of each of VL rows of `in`, ld apart, turned: out[k * ld_out + r] = in[r * ld + k], r < VL, k < 4.
+REGRNN_INLINE void turn_four(const float* in, long ld, float* out, long ld_out) {
+#if REGRNN_VECTOR == 16
+  typedef float half __attribute__((vector_size(32)));
+  vf x[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const half low = __builtin_shufflevector(load_quad(in + i * ld), load_quad(in + (i + 4) * ld), 0, 1, 2, 3, 4, 5, 6, 7);
+    const half high =
+        __builtin_shufflevector(load_quad(in + (i + 8) * ld), load_quad(in + (i + 12) * ld), 0, 1, 2, 3, 4, 5, 6, 7);
+    x[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
+#define REGRNN_BY_FOURS(a, b, i, j, k, l) \
+  __builtin_shufflevector(a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4, i + 8, j + 8, k + 8, l + 8, i + 12, j + 12, k + 12, l + 12)
+#elif REGRNN_VECTOR == 8
+  vf x[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++)
+    x[i] = __builtin_shufflevector(load_quad(in + i * ld), load_quad(in + (i + 4) * ld), 0, 1, 2, 3, 4, 5, 6, 7);
+#define REGRNN_BY_FOURS(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4)
+#else
+  const vf x[4] = {load(in), load(in + ld), load(in + 2 * ld), load(in + 3 * ld)};
+#define REGRNN_BY_FOURS(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#endif
+  const vf ab = REGRNN_BY_FOURS(x[0], x[1], 0, VL, 1, VL + 1), cd = REGRNN_BY_FOURS(x[2], x[3], 0, VL, 1, VL + 1);
+  const vf AB = REGRNN_BY_FOURS(x[0], x[1], 2, VL + 2, 3, VL + 3), CD = REGRNN_BY_FOURS(x[2], x[3], 2, VL + 2, 3, VL + 3);
+  store(out, REGRNN_BY_FOURS(ab, cd, 0, 1, VL, VL + 1));
+  store(out + ld_out, REGRNN_BY_FOURS(ab, cd, 2, 3, VL + 2, VL + 3));
+  store(out + 2 * ld_out, REGRNN_BY_FOURS(AB, CD, 0, 1, VL, VL + 1));
+  store(out + 3 * ld_out, REGRNN_BY_FOURS(AB, CD, 2, 3, VL + 2, VL + 3));
+#undef REGRNN_BY_FOURS
+}
+
 // out[k * ld_out + r] = in[r * ld + k], r < rows, k < n.
 inline void turn(const float* in, long ld, long rows, long n, float* out, long ld_out) {
   long r = 0;
+  for (; r + VL <= rows; r += VL) {
+    const float* p = in + r * ld;
+    long k = 0;
+    for (; k + 4 <= n; k += 4) turn_four(p + k, ld, out + k * ld_out + r, ld_out);
+    for (; k < n; k++)
+      for (int i = 0; i < VL; i++) out[k * ld_out + r + i] = p[i * ld + k];
+  }
   for (; r + 4 <= rows; r += 4) {
     const float* p = in + r * ld;
     long k = 0;
