@@ -135,11 +135,9 @@ def run_training(
     from regrnn.tasks.protocol import get_task
     from regrnn.training.files import read_json, write_json
     from regrnn.training.loop import Trainer
-    from regrnn.training.memory import keep_memory
     from regrnn.training.result import keep_files, result_entry
     from regrnn.training.run import Run
 
-    keep_memory()
     set_threads(threads)
     where = find_device(device)
     task = get_task(recipe.task).prepare(recipe.sections)

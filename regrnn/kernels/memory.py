@@ -1,7 +1,7 @@
 """Memory for the core's large tensors that is used again: what the system hands out anew it hands out page by page.
 
-At the paper's large size, a layer's backward pass writes 140 MB of weights' gradients that the update before it had freed
-again. glibc gives such blocks back to the system at once; making their pages anew took a tenth of a training step.
+At the paper's large size, the layers' backward passes write 140 MB of weights' gradients that were freed before.
+glibc gives such blocks back to the system at once; making their pages anew took a tenth of a training step.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import mmap
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,21 @@ def new_pages(size: int) -> mmap.mmap:
     return block
 
 
+def in_large_pages(tensor: Tensor) -> Tensor:
+    """A contiguous copy, in large pages where the system has them.
+
+    Products and steps of generation read all weights once, and look up where each page of 4 KiB lies.
+    """
+    size = tensor.numel() * tensor.element_size()
+    try:
+        pages = new_pages(size) if size >= LARGE_PAGE else None
+    except OSError:
+        pages = None
+    if pages is None:
+        return tensor.clone(memory_format=torch.contiguous_format)
+    return torch.frombuffer(pages, dtype=tensor.dtype).resize_(tensor.shape).copy_(tensor)
+
+
 class Pool:
     """Blocks that tensors have left, by their size, until nobody has wanted them for `UNUSED_FOR` requests."""
 
@@ -44,7 +60,10 @@ class Pool:
         self._leases: dict[int, type[ctypes.Array[ctypes.c_byte]]] = {}
 
     def empty(self, shape: Sequence[int]) -> Tensor:
-        """A float32 tensor of this shape, uninitialised; its memory comes back here when nothing refers to it any more."""
+        """A float32 tensor of this shape, uninitialised; its memory comes back here when nothing refers to it.
+
+        Raises RuntimeError: there is no memory for it.
+        """
         size = 4 * math.prod(shape)
         if size < LEAST:
             return torch.empty(shape)
@@ -58,7 +77,7 @@ class Pool:
                 block = new_pages(kind)
             except OSError:
                 return torch.empty(shape)  # whose error says how much was asked for
-        lease = self._lease(kind).from_buffer(block)
+        lease: Any = self._lease(kind).from_buffer(block)
         lease.block = block
         return torch.frombuffer(lease, dtype=torch.float32, count=size // 4).resize_(shape)
 
@@ -81,7 +100,7 @@ class Pool:
         if kind not in self._leases:
             free = self._free.setdefault(kind, deque())
 
-            def __del__(lease: ctypes.Array[ctypes.c_byte]) -> None:
+            def __del__(lease: Any) -> None:
                 free.append((self._requests, lease.block))
 
             members = {"_type_": ctypes.c_byte, "_length_": kind, "__del__": __del__}

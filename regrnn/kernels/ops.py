@@ -250,7 +250,8 @@ def _layer_backward(
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     *between, h, kept, cell, reverse, wants_x = rest
-    given, _alive = _given(x, h0, c0, w_ih, w_hh, b_ih, b_hh, *between, cell, reverse)
+    same: tuple[Any, ...] = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, *between, cell, reverse)
+    given, _alive = _given(*same)
     kernel, it = _products(), ctypes.byref(given)
     d_h, d_h_n, d_c_n = _contiguous(d_h, d_h_n, d_c_n if cell == _LSTM else None)
     given.d_h, given.d_h_n, given.d_c_n = _at(d_h), _at(d_h_n), _at(d_c_n)
@@ -506,7 +507,7 @@ def _mask(seed: Tensor, rate: float, size: Sequence[int], dtype: torch.dtype) ->
     if seed.device.type != "cpu" or choice.core is None:
         below = philox.words(seed, n) < philox.threshold(rate)
         return below.to(dtype).mul_(kept).view(list(size))
-    out = torch.empty(list(size), dtype=torch.float32)
+    out = pool.empty(size)
     exact = dtype == torch.float32
     choice.core.draw_mask(
         int(seed.item()) & (2**64 - 1), n, philox.threshold(rate), kept if exact else 1.0, out.data_ptr(),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from regrnn.kernels.core import Drawing, Matrix, StackedLayer
 from regrnn.kernels.core import Stack as Filled
-from regrnn.kernels.memory import LARGE_PAGE, new_pages
+from regrnn.kernels.memory import in_large_pages
 from regrnn.kernels.ops import CELLS, core
 from regrnn.kernels.use import fused
 
@@ -210,21 +210,6 @@ class LaidOut:
         if storage not in self._kept or self._kept[storage][0] != key:
             self._kept[storage] = key, Stack(cell, embedding, layers, decoder, storage)
         return self._kept[storage][1]
-
-
-def in_large_pages(tensor: Tensor) -> Tensor:
-    """A contiguous copy, in large pages where the system has them.
-
-    A step reads all weights once, and with pages of 4 KiB it looks up where each of them lies.
-    """
-    size = tensor.numel() * tensor.element_size()
-    try:
-        pages = new_pages(size) if size >= LARGE_PAGE else None
-    except OSError:
-        pages = None
-    if pages is None:
-        return tensor.clone(memory_format=torch.contiguous_format)
-    return torch.frombuffer(pages, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 def round_to_bytes(w: Tensor) -> tuple[Tensor, Tensor]:

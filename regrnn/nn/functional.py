@@ -294,8 +294,9 @@ def _run_fused(
     input_mask: RowMasks | None,
 ) -> tuple[Tensor, State]:
     """The compiled core."""
-    masks = (None, None) if input_mask is None else (input_mask.values, input_mask.first)
-    return ops.layer(x, state, weights, batch_sizes, recurrent_mask, *masks, cell, reverse)
+    shared = None if input_mask is None else input_mask.values
+    first = None if input_mask is None else input_mask.first
+    return ops.layer(x, state, weights, batch_sizes, recurrent_mask, shared, first, cell, reverse)
 
 
 _ATEN: dict[Cell, Callable[..., tuple[Tensor, ...]]] = {

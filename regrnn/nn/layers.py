@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +132,7 @@ class RecurrentLayer(nn.Module):
     def _weights(self, layer: int, direction: int) -> Weights:
         # What module attributes cost shows beside a small layer. A parametrized weight is not among the parameters.
         own = self._parameters
-        weights = [own.get(name) for name in _weight_names(layer, direction, self.bias)]
+        weights: list[Any] = [own.get(name) for name in _weight_names(layer, direction, self.bias)]
         if any(weight is None for weight in weights):
             weights = [getattr(self, name) for name in _weight_names(layer, direction, self.bias)]
         w_ih, w_hh, b_ih, b_hh = weights if self.bias else (*weights, None, None)
@@ -253,6 +253,7 @@ class RecurrentLayer(nn.Module):
             return x, RowMasks(mask[:, 0], first[steps])
 
         recurrent_kind = regularization.recurrent_masks or regularization.masks
+        first_states = [s.unbind(0) for s in state]
         last_states: list[State] = []
         for layer in range(self.num_layers):
             rate = regularization.input if layer == 0 else regularization.between
@@ -263,7 +264,7 @@ class RecurrentLayer(nn.Module):
                 output, last = run_layer(
                     self.cell,
                     x_struck,
-                    tuple(s[len(last_states)] for s in state),
+                    tuple(s[len(last_states)] for s in first_states),
                     self._weights(layer, direction),
                     batch_sizes,
                     reverse=direction == 1,

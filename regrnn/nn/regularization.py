@@ -9,6 +9,7 @@ Shape suffixes: T time, B batch, F features.
 
 from __future__ import annotations
 
+import functools
 import numbers
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -106,7 +107,14 @@ def as_regularization(dropout: float | Regularization) -> Regularization:
     """The `Regularization` that the ``dropout`` argument of a layer stands for: a number p is the paper's."""
     if isinstance(dropout, Regularization):
         return dropout
+    if isinstance(dropout, float):
+        return _of_rate(dropout)  # asked for at every call of a layer
     return Regularization.paper(_checked_rate("dropout", dropout))
+
+
+@functools.lru_cache
+def _of_rate(rate: float) -> Regularization:
+    return Regularization.paper(_checked_rate("dropout", rate))
 
 
 @dataclass(frozen=True)

@@ -90,16 +90,17 @@ class SGD(torch.optim.Optimizer):
         """One update by `factor` times the gradients."""
         for group in self.param_groups:
             lr, weight_decay = group["lr"], group["weight_decay"]
-            on_core: list[tuple[Tensor, Tensor]] = []
+            on_core, gradients = [], []
             for w in group["params"]:
                 if w.grad is None:
                     continue
                 if not w.grad.is_sparse and fused(w, w.grad) and w.is_contiguous():
-                    on_core.append((w, w.grad.contiguous()))
+                    on_core.append(w)
+                    gradients.append(w.grad.contiguous())
                 else:
                     self._update(w, w.grad, factor, lr, weight_decay)
             if on_core:
-                ops.descend(*zip(*on_core, strict=True), lr, factor, weight_decay)
+                ops.descend(on_core, gradients, lr, factor, weight_decay)
 
     @staticmethod
     def _update(w: Tensor, gradient: Tensor, factor: float, lr: float, weight_decay: float) -> None:

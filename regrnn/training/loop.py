@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from regrnn.errors import Interrupted, RegrnnError
 from regrnn.kernels.core import choose, choose_bfloat16
+from regrnn.kernels.memory import in_large_pages
 from regrnn.tasks.protocol import Evaluation, State, Task
 from regrnn.training.checkpoint import (
     Snapshot,
@@ -119,6 +120,9 @@ class Trainer:
         self.progress = progress
         torch.manual_seed(seed)
         self.model = task.build_model().to(device)
+        if device.type == "cpu":
+            for parameter in self.model.parameters():
+                parameter.data = in_large_pages(parameter.data)
         self.optimizer = build_optimizer(self.model, self.config)
         self.at = Position(threads=torch.get_num_threads())
         self.state: State = {}

@@ -11,7 +11,8 @@ import torch
 from core_and_reference import TOLERANCE, disagreement
 from torch import Tensor, nn
 
-from regrnn.kernels.stack import LaidOut, Stack, Storage, in_large_pages
+from regrnn.kernels.memory import in_large_pages
+from regrnn.kernels.stack import LaidOut, Stack, Storage
 from regrnn.nn import GRU, LSTM, RNN
 
 LAYERS = {"lstm": LSTM, "gru": GRU, "rnn_tanh": RNN}

@@ -1,0 +1,119 @@
+"""Blocks of memory that tensors leave are used again, by nobody while a tensor has them, and given back in the end."""
+
+import gc
+import multiprocessing
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+import regrnn
+from regrnn.kernels import memory
+from regrnn.kernels.memory import LEAST, UNUSED_FOR, Pool
+
+LARGE = (LEAST // 4,)
+
+
+@pytest.fixture
+def pool() -> Pool:
+    return Pool()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (5,), (300, 7, 100), (2_000_003,)])
+def test_a_tensor_as_any_other(pool: Pool, shape: tuple[int, ...]) -> None:
+    for _ in range(2):
+        x = pool.empty(shape)
+        assert x.shape == shape and x.dtype == torch.float32 and x.is_contiguous() and not x._is_view()
+        x.copy_(torch.arange(x.numel()).view(shape))
+        x.requires_grad_()
+        (2 * x).sum().backward()
+        assert x.grad is not None and bool((x.grad == 2).all())
+        x.detach().add_(1)
+        assert torch.equal(x.detach().flatten(), torch.arange(x.numel()) + 1.0)
+
+
+def test_memory_is_used_again_once_nothing_refers_to_it(pool: Pool) -> None:
+    x = pool.empty(LARGE)
+    place, view = x.data_ptr(), x[7:]
+    del x
+    other = pool.empty(LARGE)
+    assert other.data_ptr() != place and pool.held() == 0
+    del view
+    assert pool.held() >= LEAST
+    assert pool.empty(LARGE).data_ptr() == place
+
+
+def test_sizes_that_vary_share_blocks_with_little_to_spare(pool: Pool) -> None:
+    places = set()
+    for size in range(LEAST // 4, 2 * LEAST // 4, 1111):
+        x = pool.empty((size,))
+        assert pool._kind(4 * size) <= 4 * size * 9 / 8 + 4096
+        places.add(x.data_ptr())
+        del x
+    assert len(places) <= 10
+
+
+def test_what_nobody_wants_goes_back_to_the_system(pool: Pool) -> None:
+    pool.empty((LEAST,))
+    for _ in range(UNUSED_FOR):
+        pool.empty(LARGE)
+    assert pool.held() == 5 * LEAST
+    pool.empty((2 * LEAST,))  # there is no such block: the system is asked, and gets back what is old
+    assert pool.held() == LEAST + 8 * LEAST
+    pool.free()
+    assert pool.held() == 0
+
+
+def test_without_pages_from_the_system_torch_hands_them_out(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_private", None)
+    assert pool.empty(LARGE).fill_(3.0).sum() == 3 * LARGE[0]
+    assert pool.held() == 0
+
+
+def test_too_much_is_torchs_error(pool: Pool) -> None:
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        pool.empty((1 << 45,))
+
+
+def test_threads_have_blocks_of_their_own(pool: Pool) -> None:
+    wrong: list[int] = []
+
+    def fill(number: int) -> None:
+        for _ in range(200):
+            x = pool.empty(LARGE).fill_(number)
+            if not bool((x == number).all()):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=fill, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def _overwrite(x: Tensor) -> None:
+    x[:9] = -1.0  # few: torch's threads did not come along
+
+
+def test_a_forked_process_has_a_copy(pool: Pool) -> None:
+    x = pool.empty(LARGE).fill_(1.0)
+    child = multiprocessing.get_context("fork").Process(target=_overwrite, args=(x,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0 and bool((x == 1).all())
+
+
+def test_results_of_a_layer_keep_their_memory() -> None:
+    """What one call returns is not what the next one writes to."""
+    torch.manual_seed(0)
+    layer, x = regrnn.LSTM(150, 150, 2), torch.randn(9, 20, 150)
+    outputs = [layer(x + i)[0] for i in range(3)]
+    gradients = [torch.autograd.grad(output.sum(), list(layer.parameters())) for output in outputs]
+    gc.collect()
+    for i, (output, gradient) in enumerate(zip(outputs, gradients, strict=True)):
+        again = layer(x + i)[0]
+        assert torch.equal(output, again)
+        for one, other in zip(gradient, torch.autograd.grad(again.sum(), list(layer.parameters())), strict=True):
+            assert torch.equal(one, other)
