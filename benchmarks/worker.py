@@ -81,6 +81,13 @@ class Worker:
             self._step()
         return {}
 
+    def layer(self, size: dict[str, Any], rounds: int, threads: int) -> Answer:
+        """The recurrent layers of both sides in turns: seconds of each, round by round."""
+        from benchmarks.layer import rounds_of
+
+        self.idle(threads)
+        return rounds_of(Size(**size), rounds)
+
     def memory(self) -> Answer:
         """The peak so far."""
         return {"bytes": peak_memory()}
