@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import math
 import mmap
+import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,8 @@ from torch import Tensor
 
 LEAST = 1 << 18  # bytes: smaller blocks malloc keeps by itself
 LARGE_PAGE = 1 << 21
-UNUSED_FOR = 512  # requests after which a block goes back to the system
+UNUSED_FOR = 512  # requests
+MOST = 1.5
 
 _private = getattr(mmap, "MAP_PRIVATE", None)
 _anonymous = getattr(mmap, "MAP_ANONYMOUS", None)
@@ -52,12 +54,20 @@ def in_large_pages(tensor: Tensor) -> Tensor:
 
 
 class Pool:
-    """Blocks that tensors have left, by their size, until nobody has wanted them for `UNUSED_FOR` requests."""
+    """Blocks that tensors have left, for the next ones.
+
+    With those in use they are no more than `MOST` times what was in use at once; and what nobody has wanted for
+    `UNUSED_FOR` requests goes back to the system when it is next asked for pages.
+    """
 
     def __init__(self) -> None:
+        # By size; tensors end on any thread and at any moment, so that nothing but appending happens then.
         self._free: dict[int, deque[tuple[int, mmap.mmap]]] = {}
-        self._requests = 0
         self._leases: dict[int, type[ctypes.Array[ctypes.c_byte]]] = {}
+        self._lock = threading.RLock()
+        self._requests = 0
+        self._all = 0  # bytes, in use or not
+        self._peak = 0  # bytes that were in use at once
 
     def empty(self, shape: Sequence[int]) -> Tensor:
         """A float32 tensor of this shape, uninitialised; its memory comes back here when nothing refers to it.
@@ -67,14 +77,12 @@ class Pool:
         size = 4 * math.prod(shape)
         if size < LEAST:
             return torch.empty(shape)
-        kind = self._kind(size)
         self._requests += 1
-        try:
-            block = self._free[kind].pop()[1]  # the last one left: its pages may still be in a cache
-        except (KeyError, IndexError):
-            self._let_go(self._requests - UNUSED_FOR)
+        kind = self._kind(size)
+        kind, block = self._take(kind) or (kind, None)
+        if block is None:
             try:
-                block = new_pages(kind)
+                block = self._map(kind)
             except OSError:
                 return torch.empty(shape)  # whose error says how much was asked for
         lease: Any = self._lease(kind).from_buffer(block)
@@ -83,7 +91,8 @@ class Pool:
 
     def free(self) -> None:
         """Give all blocks that no tensor has back to the system."""
-        self._let_go(self._requests)
+        with self._lock:
+            self._drop(self._free_blocks())
 
     def held(self) -> int:
         """Bytes that no tensor has."""
@@ -91,9 +100,46 @@ class Pool:
 
     @staticmethod
     def _kind(size: int) -> int:
-        """The size of the blocks that serve this one: at most an eighth more, so that sizes that vary share them."""
+        """The size of the blocks made for this one: at most an eighth more, so that sizes that vary share them."""
         step = max(mmap.PAGESIZE, 1 << (size.bit_length() - 4))
         return -(-size // step) * step
+
+    def _take(self, kind: int) -> tuple[int, mmap.mmap] | None:
+        """The block of this size that came back last, or one that is half as large again at most, and its size."""
+        for fits in (kind, *sorted(k for k in list(self._free) if kind < k <= kind + kind // 2)):
+            try:
+                return fits, self._free[fits].pop()[1]
+            except (KeyError, IndexError):
+                pass
+        return None
+
+    def _map(self, kind: int) -> mmap.mmap:
+        """A block from the system, which gets back what is old or too much. Raises OSError: it has none."""
+        with self._lock:
+            self._peak = max(self._peak, self._all - self.held() + kind)
+            blocks = self._free_blocks()
+            old = [b for b in blocks if b[0] <= self._requests - UNUSED_FOR]
+            over = self._all + kind - sum(k for _, k in old) - int(MOST * self._peak)
+            for block in blocks[len(old) :]:
+                if over <= 0:
+                    break
+                old.append(block)
+                over -= block[1]
+            self._drop(old)
+            made = new_pages(kind)
+            self._all += kind
+            return made
+
+    def _free_blocks(self) -> list[tuple[int, int]]:
+        """When each came back, and its size, from the oldest."""
+        return sorted((when, kind) for kind, blocks in list(self._free.items()) for when, _ in list(blocks))
+
+    def _drop(self, oldest: Sequence[tuple[int, int]]) -> None:
+        """Give these back to the system, but for those that other threads have taken meanwhile."""
+        for _, kind in oldest:
+            with contextlib.suppress(IndexError):
+                self._free[kind].popleft()
+                self._all -= kind
 
     def _lease(self, kind: int) -> type[ctypes.Array[ctypes.c_byte]]:
         """The class of what a tensor holds of a block, whose end puts the block back."""
@@ -106,13 +152,6 @@ class Pool:
             members = {"_type_": ctypes.c_byte, "_length_": kind, "__del__": __del__}
             self._leases[kind] = type("Lease", (ctypes.Array,), members)
         return self._leases[kind]
-
-    def _let_go(self, until: int) -> None:
-        """Drop blocks that came back at or before this request."""
-        for blocks in list(self._free.values()):
-            with contextlib.suppress(IndexError):  # another thread takes them too
-                while blocks[0][0] <= until:
-                    blocks.popleft()
 
 
 pool = Pool()

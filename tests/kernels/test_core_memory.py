@@ -10,7 +10,7 @@ from torch import Tensor
 
 import regrnn
 from regrnn.kernels import memory
-from regrnn.kernels.memory import LEAST, UNUSED_FOR, Pool
+from regrnn.kernels.memory import LEAST, MOST, UNUSED_FOR, Pool
 
 LARGE = (LEAST // 4,)
 
@@ -59,10 +59,32 @@ def test_what_nobody_wants_goes_back_to_the_system(pool: Pool) -> None:
     for _ in range(UNUSED_FOR):
         pool.empty(LARGE)
     assert pool.held() == 5 * LEAST
-    pool.empty((2 * LEAST,))  # there is no such block: the system is asked, and gets back what is old
-    assert pool.held() == LEAST + 8 * LEAST
+    small, large = (
+        pool.empty(LARGE),
+        pool.empty((2 * LEAST,)),
+    )  # for which the system is asked, and gets back what is old
+    assert pool.held() == 0
+    del small, large
+    assert pool.held() == 9 * LEAST
     pool.free()
     assert pool.held() == 0
+
+
+def test_a_block_serves_what_is_a_little_smaller(pool: Pool) -> None:
+    place = pool.empty((LEAST,)).data_ptr()
+    assert pool.empty((LEAST * 3 // 4,)).data_ptr() == place
+    assert pool.empty((LEAST // 2,)).data_ptr() != place
+
+
+def test_memory_is_bounded_by_what_was_in_use_at_once(pool: Pool) -> None:
+    """Batches of any length, each with three tensors of its size at a time: no block for every size is kept."""
+    most = 0
+    for size in torch.randint(LEAST // 4, 16 * LEAST, (400,), generator=torch.Generator().manual_seed(0)).tolist():
+        tensors = [pool.empty((size,)) for _ in range(3)]
+        most = max(most, sum(t.nbytes for t in tensors))
+        del tensors
+        # A block is at most half as large again as a size that has been rounded up by an eighth.
+        assert pool.held() <= MOST * 1.5 * 1.125 * most
 
 
 def test_without_pages_from_the_system_torch_hands_them_out(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
