@@ -76,7 +76,7 @@ class Pool:
         """
         size = 4 * math.prod(shape)
         if size < LEAST:
-            return torch.empty(shape)
+            return torch.empty(shape, dtype=torch.float32, device="cpu")  # whatever the user's defaults are
         self._requests += 1
         kind = self._kind(size)
         kind, block = self._take(kind) or (kind, None)
@@ -84,7 +84,8 @@ class Pool:
             try:
                 block = self._map(kind)
             except OSError:
-                return torch.empty(shape)  # whose error says how much was asked for
+                # Its error says how much was asked for.
+                return torch.empty(shape, dtype=torch.float32, device="cpu")
         lease: Any = self._lease(kind).from_buffer(block)
         lease.block = block
         return torch.frombuffer(lease, dtype=torch.float32, count=size // 4).resize_(shape)

@@ -183,7 +183,7 @@ def _shared(x: Tensor, mask: Tensor, first: Tensor) -> tuple[Any, list[Tensor]]:
     """A shared mask of the rows x as the core takes it, and the tensors that must live while it is used."""
     mask, first = mask.contiguous(), first.contiguous()
     groups, K = mask.shape
-    kept, count = torch.empty(groups, K, dtype=torch.int32), torch.empty(groups, dtype=torch.int32)
+    kept, count = (torch.empty(shape, dtype=torch.int32, device="cpu") for shape in ((groups, K), (groups,)))
     filled = Shared(groups=groups, N=len(x), K=K)
     filled.first, filled.mask, filled.kept, filled.count = map(_at, (first, mask, kept, count))
     return ctypes.byref(filled), [mask, first, kept, count]
@@ -219,7 +219,7 @@ def _layer(x: Tensor, h0: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor
     given, _alive = _given(x, h0, c0, *rest)
     kernel, it = _products(), ctypes.byref(given)
     h = pool.empty((*x.shape[:-1], given.H))
-    h_n, c_n = torch.empty(h0.shape), torch.empty(0 if c0 is None else c0.shape)
+    h_n, c_n = pool.empty(h0.shape), pool.empty(_shape(c0))
     kept, scratch = pool.empty((kernel.layer_kept(it),)), pool.empty((kernel.layer_floats(it, 0),))
     given.h, given.h_n, given.c_n, given.kept = h.data_ptr(), h_n.data_ptr(), c_n.data_ptr(), kept.data_ptr()
     given.scratch = scratch.data_ptr()
@@ -256,9 +256,9 @@ def _layer_backward(
     d_h, d_h_n, d_c_n = _contiguous(d_h, d_h_n, d_c_n if cell == _LSTM else None)
     given.d_h, given.d_h_n, given.d_c_n = _at(d_h), _at(d_h_n), _at(d_c_n)
     given.h, given.kept, given.wants_x = h.data_ptr(), kept.data_ptr(), wants_x
-    d_x, d_h0, d_c0 = pool.empty(x.shape if wants_x else (0,)), torch.empty(h0.shape), torch.empty(_shape(c0))
+    d_x, d_h0, d_c0 = pool.empty(x.shape if wants_x else (0,)), pool.empty(h0.shape), pool.empty(_shape(c0))
     d_w_ih, d_w_hh = pool.empty(w_ih.shape), pool.empty(w_hh.shape)
-    d_b_ih, d_b_hh = torch.empty(_shape(b_ih)), torch.empty(_shape(b_hh))
+    d_b_ih, d_b_hh = pool.empty(_shape(b_ih)), pool.empty(_shape(b_hh))
     results = (d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b_ih, d_b_hh)
     given.d_x, given.d_h0, given.d_c0, given.d_w_ih, given.d_w_hh = [t.data_ptr() for t in results[:5]]
     if b_ih is not None:
@@ -354,7 +354,7 @@ def _softmax(
 ) -> tuple[Tensor, Tensor, Tensor]:
     h, weight, bias, targets = _contiguous(h, weight, bias, targets)
     (N, _), V, width = h.shape, len(weight), core().panel_width
-    e, inverse_z, losses = pool.empty(((V + width - 1) // width, N, width)), torch.empty(N), torch.empty(N)
+    e, inverse_z, losses = pool.empty(((V + width - 1) // width, N, width)), pool.empty((N,)), pool.empty((N,))
     _softmax_pass(h, weight, bias, targets, e, inverse_z, losses, shared, first)
     return losses.sum(dtype=torch.float64).to(h.dtype), e, inverse_z
 
@@ -372,7 +372,7 @@ def _softmax_pass(
 ) -> None:
     """Fills `losses` and, unless they are None, what the backward pass needs: e and inverse_z."""
     (N, H), V, width, threads = h.shape, len(weight), core().panel_width, torch.get_num_threads()
-    most, m, sums = pool.empty((threads, N, width)), torch.empty(N), torch.empty(_GROUPS, N)
+    most, m, sums = pool.empty((threads, N, width)), pool.empty((N,)), pool.empty((_GROUPS, N))
     lists, separate, scratch = None, None, None
     _alive: list[Tensor] = []
     if shared is not None and first is not None:
@@ -529,7 +529,7 @@ def _all(tensors: Sequence[Tensor]) -> tuple[int, Any, Any]:
 def sum_of_squares(tensors: Sequence[Tensor]) -> float:
     """Of all elements of contiguous float32 tensors, in double precision over pieces in single."""
     count, sizes, places = _all(tensors)
-    pieces = torch.empty(sum(-(-n // _PIECE) for n in sizes), dtype=torch.float64)
+    pieces = torch.empty(sum(-(-n // _PIECE) for n in sizes), dtype=torch.float64, device="cpu")
     total: float = core().sum_of_squares(count, sizes, places, pieces.data_ptr(), torch.get_num_threads())
     return total
 

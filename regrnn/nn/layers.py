@@ -247,9 +247,9 @@ class RecurrentLayer(nn.Module):
                 if rate < LEAST_LEFT_OUT:
                     return x * mask, None
                 return x, RowMasks(mask.expand_as(x).reshape(-1, x.size(-1)))
-            sizes = torch.full((T,), B) if batch_sizes is None else batch_sizes
+            sizes = torch.full((T,), B, device="cpu") if batch_sizes is None else batch_sizes
             first = torch.cat((sizes.new_zeros(1), sizes.cumsum(0)))
-            steps = torch.arange(0, T + regularization.every, regularization.every).clamp_(max=T)
+            steps = torch.arange(0, T + regularization.every, regularization.every, device="cpu").clamp_(max=T)
             return x, RowMasks(mask[:, 0], first[steps])
 
         recurrent_kind = regularization.recurrent_masks or regularization.masks

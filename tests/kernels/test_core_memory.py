@@ -139,3 +139,29 @@ def test_results_of_a_layer_keep_their_memory() -> None:
         assert torch.equal(output, again)
         for one, other in zip(gradient, torch.autograd.grad(again.sum(), list(layer.parameters())), strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("masks", ["step", "batch"])
+def test_the_users_defaults_change_nothing(masks: str) -> None:
+    """The default dtype and device are for what a user makes, not for what a layer of float32 on the CPU needs."""
+    layer = regrnn.LSTM(150, 150, 2, dropout=regrnn.Regularization(input=0.5, between=0.5, output=0.5, masks=masks))
+    decoder, x, targets = torch.nn.Linear(150, 600), torch.randn(9, 20, 150), torch.arange(180)
+
+    def results() -> list[Tensor]:
+        output, _, mask = layer.forward_with_mask(x, generator=torch.Generator().manual_seed(3))
+        h_NH = output.flatten(0, 1)
+        loss = regrnn.nn.softmax_cross_entropy(h_NH, decoder.weight, decoder.bias, targets, mask)
+        return [loss, *torch.autograd.grad(loss, [*layer.parameters(), *decoder.parameters()])]
+
+    expected = results()
+    with torch.device("meta"):
+        on_meta = results()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        in_double = results()
+    finally:
+        torch.set_default_dtype(default)
+    for others in (on_meta, in_double):
+        assert all(o.dtype == torch.float32 for o in others)
+        assert all(map(torch.equal, expected, others))
