@@ -21,7 +21,7 @@ from torch import Tensor
 LEAST = 1 << 18  # bytes: smaller blocks malloc keeps by itself
 LARGE_PAGE = 1 << 21
 UNUSED_FOR = 512  # requests
-MOST = 1.5
+MOST = 2
 
 _private = getattr(mmap, "MAP_PRIVATE", None)
 _anonymous = getattr(mmap, "MAP_ANONYMOUS", None)

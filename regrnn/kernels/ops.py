@@ -237,21 +237,12 @@ def _layer_meta(
 
 
 def _layer_backward(
-    d_h: Tensor | None,
-    d_h_n: Tensor | None,
-    d_c_n: Tensor | None,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    *rest: Any,
+    d_h: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    *between, h, kept, cell, reverse, wants_x = rest
-    same: tuple[Any, ...] = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, *between, cell, reverse)
-    given, _alive = _given(*same)
+    *same, h, kept, cell, reverse, wants_x = rest
+    x, h0, c0, w_ih, w_hh, b_ih, b_hh, *_ = same
+    both_passes: tuple[Any, ...] = (*same, cell, reverse)
+    given, _alive = _given(*both_passes)
     kernel, it = _products(), ctypes.byref(given)
     d_h, d_h_n, d_c_n = _contiguous(d_h, d_h_n, d_c_n if cell == _LSTM else None)
     given.d_h, given.d_h_n, given.d_c_n = _at(d_h), _at(d_h_n), _at(d_c_n)
@@ -273,20 +264,9 @@ def _shape(tensor: Tensor | None) -> Sequence[int]:
     return (0,) if tensor is None else tensor.shape
 
 
-def _layer_backward_meta(
-    d_h: Tensor | None,
-    d_h_n: Tensor | None,
-    d_c_n: Tensor | None,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
-    shapes = [x.shape if rest[-1] else (0,), h0.shape, *map(_shape, (c0, w_ih, w_hh, b_ih, b_hh))]
+def _layer_backward_meta(*arguments: Any) -> tuple[Tensor, ...]:
+    x, h0, c0, w_ih, w_hh, b_ih, b_hh = arguments[3:10]
+    shapes = [x.shape if arguments[-1] else (0,), h0.shape, *map(_shape, (c0, w_ih, w_hh, b_ih, b_hh))]
     return tuple(map(x.new_empty, shapes))
 
 

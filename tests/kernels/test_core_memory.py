@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import regrnn
-from regrnn.kernels import memory
+from regrnn.kernels import memory, ops
 from regrnn.kernels.memory import LEAST, MOST, UNUSED_FOR, Pool
 
 LARGE = (LEAST // 4,)
@@ -165,3 +165,28 @@ def test_the_users_defaults_change_nothing(masks: str) -> None:
     for others in (on_meta, in_double):
         assert all(o.dtype == torch.float32 for o in others)
         assert all(map(torch.equal, expected, others))
+
+
+@pytest.mark.parametrize("masks", ["step", "batch"])
+def test_training_asks_for_no_more_pages_than_its_first_steps(masks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = regrnn.LSTM(300, 300, 2, dropout=regrnn.Regularization(input=0.5, between=0.5, output=0.5, masks=masks))
+    decoder, x, targets = torch.nn.Linear(300, 3000), torch.randn(20, 20, 300), torch.arange(400)
+    asked: list[int] = []
+    new_pages = memory.new_pages
+
+    def watched(size: int) -> object:
+        asked.append(size)
+        return new_pages(size)
+
+    monkeypatch.setattr(memory, "pool", Pool())
+    monkeypatch.setattr(ops, "pool", memory.pool)
+    monkeypatch.setattr(memory, "new_pages", watched)
+    for step in range(6):
+        if step == 2:
+            assert asked
+            asked.clear()
+        output, _, mask = layer.forward_with_mask(x)
+        layer.zero_grad(), decoder.zero_grad()
+        regrnn.nn.softmax_cross_entropy(output.flatten(0, 1), decoder.weight, decoder.bias, targets, mask).backward()
+        del output, mask
+    assert not asked
