@@ -9,14 +9,14 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks import idiom
 from benchmarks.options import Options
 from benchmarks.ours import trained_model
 from benchmarks.results import Entry, entry
 from benchmarks.sizes import Size
-from benchmarks.text import draw, words
+from benchmarks.text import LINE, draw, shares, words
 from benchmarks.timing import Figures, interleaved, rates
 from regrnn.kernels.core import choose
 from regrnn.kernels.stack import Storage
@@ -39,6 +39,8 @@ def inference(options: Options) -> Iterator[Entry]:
     for size in options.chosen("small", "medium", "large"):
         model = idiom.Model(size).eval()
         trained = trained_model(size)
+        for decoder in (model.decoder, trained.model.decoder):
+            speak_as_text(decoder)
         figures: list[Figures] = []
         settings: dict[str, object] = size.described()
         for rows in SCORED:
@@ -50,6 +52,14 @@ def inference(options: Options) -> Iterator[Entry]:
             figures += found
             settings[f"idiom_generate_{rows}"] = how
         yield entry("inference", size.name, options, settings, figures)
+
+
+@torch.no_grad()
+def speak_as_text(decoder: nn.Linear) -> None:
+    """Makes words as frequent in what is drawn as in text: all equally probable, they would hardly ever come again."""
+    of_words = torch.from_numpy(shares(decoder.out_features)).float()
+    of_unk, of_eos = of_words[-1:], torch.tensor([1 / LINE])
+    decoder.bias.copy_(torch.cat([of_unk, of_eos, of_words]).log())
 
 
 def scoring(

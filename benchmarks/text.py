@@ -20,10 +20,16 @@ def words(vocabulary: int) -> list[str]:
     return [f"w{number:0{digits}}" for number in range(vocabulary - 2)]
 
 
+def shares(vocabulary: int) -> NDArray[np.float64]:
+    """How probable each of `words` is: the one of rank r proportional to 1 / (r + 2.7)."""
+    weights: NDArray[np.float64] = 1 / (np.arange(vocabulary - 2) + 3.7)
+    return weights / weights.sum()
+
+
 def draw(vocabulary: int, count: int, draws: np.random.Generator) -> NDArray[np.int64]:
-    """(count,) places in `words`, the one of rank r with a probability proportional to 1 / (r + 2.7)."""
-    shares = np.cumsum(1 / (np.arange(vocabulary - 2) + 3.7))
-    places: NDArray[np.int64] = np.searchsorted(shares, draws.random(count) * shares[-1])
+    """(count,) places in `words`, each as often as `shares` says."""
+    cumulated = np.cumsum(shares(vocabulary))
+    places: NDArray[np.int64] = np.searchsorted(cumulated, draws.random(count) * cumulated[-1])
     return places
 
 

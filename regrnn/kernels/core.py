@@ -69,7 +69,7 @@ class Stack(Structure):
             (name, c_void_p)
             for name in ("decoder_bias", "h", "c", "logits", "projected", "known", "x", "gates", "h_now", "c_now")
         ),
-        *((name, c_void_p) for name in ("products", "rounded", "steps")),
+        *((name, c_void_p) for name in ("products", "rounded", "steps", "unknown")),
     ]
 
 

@@ -115,8 +115,9 @@ class Stack:
             "h_now": new(B, H),
             "c_now": new(B, H),
             "products": new(threads, 4, B, self._width),
-            "rounded": torch.empty(threads, B, stride, dtype=torch.int16),
-            "steps": new(threads, B),
+            "rounded": torch.empty(threads, 2, B, stride, dtype=torch.int16),
+            "steps": new(threads, 2, B),
+            "unknown": torch.empty(threads, B, dtype=torch.int32),
         }
         filled = Filled(cell=self._cell, layers=L, B=B, E=self.E, H=H, V=self.V, threads=threads)
         filled.embedding, filled.stacked, filled.decoder = self._embedding, self._layers, self._decoder

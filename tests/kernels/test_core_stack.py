@@ -74,6 +74,20 @@ def test_a_row_has_the_same_result_whatever_stands_beside_it(instruction_set: st
             assert torch.equal(ours, theirs[:, rows])
 
 
+@pytest.mark.parametrize("cell", LAYERS)
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_tokens_that_have_come_before_give_the_same(instruction_set: str, cell: str, storage: Storage) -> None:
+    parts = Parts(cell, 37, 300)
+    stack = parts.stack(storage)
+    for tokens in ([3, 9], [9, 9, 3], [5, 3, 5, 0, 9, 7], [0, 5, 7, 3], [39]):
+        tokens_B, state = torch.tensor(tokens), parts.state(len(tokens))
+        logits_BV, after = stack.step(tokens_B, state)
+        expected_BV, expected = parts.stack(storage).step(tokens_B, state)
+        assert torch.equal(logits_BV, expected_BV)
+        for ours, theirs in zip(after, expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
 def test_without_a_softmax_there_are_no_logits(instruction_set: str) -> None:
     parts = Parts("lstm", 12, 50)
     stack = Stack("lstm", parts.embedding.weight, parts.rnn.all_weights, None)

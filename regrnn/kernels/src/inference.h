@@ -2,7 +2,7 @@
 //
 // The weights are laid out once, for many steps: panels of floats, or, at a quarter of the memory, bytes with a scale for
 // each output. Under bytes the input is rounded to as many bits as cannot overflow a 32-bit sum, 14 or more, so that the
-// sums themselves are exact. A step meets one barrier a layer, and one or two at the softmax.
+// sums themselves are exact. There is a barrier behind each layer and behind the softmax.
 #pragma once
 
 #include <algorithm>
@@ -149,26 +149,67 @@ inline void panel_products(const Matrix& m, long panel, long apart, int count, l
   }
 }
 
-// One thread's memory.
+// One thread's memory, and what it knows of how work is shared.
 struct Own {
   float* products;
-  int16_t* rounded;
-  float* steps;
+  int16_t *rounded, *rounded_state;
+  float *steps, *steps_state;
+  int32_t* unknown;
+  Rounds* rounds;  // of all threads
+  long round;
+
+  // Calls visit(i) for those of n things that this thread gets; when it returns, all of them are done.
+  template <class Visit>
+  void share(int id, int threads, Barrier& barrier, long n, const Visit& visit) {
+    const auto count = [&](int whose) {
+      const Part part(n, whose, threads);
+      return part.end - part.begin;
+    };
+    rounds->each(id, threads, round++, count, [&](int whose, long i) { visit(Part(n, whose, threads).begin + i); });
+    barrier.wait();
+  }
 };
 
-// Whether the first layer's products with the embeddings of all these tokens have been computed before.
-inline bool all_known(const Stack& s, const int64_t* tokens) {
-  if (s.known == nullptr) return false;
+// Of all rows, those whose tokens' products with the first layer's weights have not been computed before.
+struct Unknown {
+  const int64_t* tokens;
+  const int32_t* rows;
+  long count;
+  // Which row the i-th is. Of layers that have no tokens, all are.
+  long operator[](long i) const { return tokens == nullptr ? i : rows[i]; }
+};
+
+inline Unknown list_unknown(const Stack& s, const int64_t* tokens, const Own& own) {
+  long n = 0;
   for (long b = 0; b < s.B; b++)
-    if (!s.known[tokens[b]]) return false;
-  return true;
+    if (s.known == nullptr || !s.known[tokens[b]]) own.unknown[n++] = static_cast<int32_t>(b);
+  return {tokens, own.unknown, n};
 }
 
-// One layer's step: x (B, w_ih.K) and the state h, c into the next one, this thread's panels. In the first layer x are the
-// embeddings of `tokens`, else `tokens` is null.
+// The gates of a panel of units from x, `from` being the unknown rows of it, and what is known of the others.
+inline void project_panel(const Stack& s, const StackedLayer& layer, int Q, const Unknown& unknown, const Operand& from, long p,
+                          float* products) {
+  const long H = s.H, j = p * NR, width = std::min<long>(NR, H - j), n = unknown.count;
+  const bool table = unknown.tokens != nullptr && s.known != nullptr;
+  if (n > 0) panel_products(layer.w_ih, p, (H + NR - 1) / NR, Q, n, from, products);
+  for (int q = 0; q < Q; q++) {
+    for (long i = 0; i < n; i++)
+      for (long v = 0; v < width; v += VL) {
+        vf a = load(products + (q * n + i) * NR + v);
+        if (layer.bias != nullptr) a += load_some(layer.bias + q * H + j + v, width - v);
+        store_some(s.gates + (unknown[i] * Q + q) * H + j + v, a, width - v);
+        if (table) store_some(s.projected + (unknown.tokens[unknown[i]] * Q + q) * H + j + v, a, width - v);
+      }
+    for (long b = 0; table && b < s.B; b++)
+      if (s.known[unknown.tokens[b]])
+        std::memcpy(s.gates + (b * Q + q) * H + j, s.projected + (unknown.tokens[b] * Q + q) * H + j, width * sizeof(float));
+  }
+}
+
+// One layer's step: x and the state h, c into the next one.
 template <int cell>
-void step_layer(int id, int threads, const Stack& s, const StackedLayer& layer, const int64_t* tokens,
-                const float* x, const float* h, const float* c, float* h_next, float* c_next, const Own& own) {
+void step_layer(int id, int threads, Barrier& barrier, const Stack& s, const StackedLayer& layer, const Unknown& unknown,
+                const float* x, const float* h, const float* c, float* h_next, float* c_next, Own& own) {
   const int Q = gates_of(cell);
   const long B = s.B, H = s.H, blocks = (H + NR - 1) / NR;
   const int64_t size = B, start = 0;
@@ -176,84 +217,58 @@ void step_layer(int id, int threads, const Stack& s, const StackedLayer& layer, 
   l.cell = cell, l.T = 1, l.H = H, l.sizes = &size, l.starts = &start, l.b_hn = layer.b_hn;
   l.h0 = h, l.c0 = c, l.gates = s.gates, l.h = s.h_now, l.c = s.c_now, l.h_n = h_next, l.c_n = c_next;
   const Steps steps{l};
-  const Part part(blocks, id, threads);
-  const long first = part.begin * NR, width = std::min(part.end * NR, H) - first;  // this thread's units
-  if (tokens != nullptr && all_known(s, tokens)) {
-    for (long b = 0; b < B; b++)
-      for (int q = 0; q < Q && width > 0; q++)
-        std::memcpy(s.gates + (b * Q + q) * H + first, s.projected + (tokens[b] * Q + q) * H + first,
-                    width * sizeof(float));
-  } else {
-    const Operand from = operand(layer.w_ih, B, x, layer.w_ih.K, own.rounded, own.steps);
-    for (long p = part.begin; p < part.end; p++) {
-      panel_products(layer.w_ih, p, blocks, Q, B, from, own.products);
-      const long j = p * NR;
-      for (int q = 0; q < Q; q++)
-        for (long b = 0; b < B; b++)
-          for (long v = 0; v < NR; v += VL) {
-            vf a = load(own.products + (q * B + b) * NR + v);
-            if (layer.bias != nullptr) a += load_some(layer.bias + q * H + j + v, H - j - v);
-            store_some(s.gates + (b * Q + q) * H + j + v, a, H - j - v);
-          }
-    }
-    if (tokens != nullptr && s.known != nullptr)
-      for (long b = 0; b < B; b++)
-        for (int q = 0; q < Q && width > 0; q++)
-          std::memcpy(s.projected + (tokens[b] * Q + q) * H + first, s.gates + (b * Q + q) * H + first,
-                      width * sizeof(float));
-  }
-  const Operand from = operand(layer.w_hh, B, h, H, own.rounded, own.steps);
-  for (long p = part.begin; p < part.end; p++) {
-    panel_products(layer.w_hh, p, blocks, Q, B, from, own.products);
+  const Operand from = operand(layer.w_ih, unknown.count, x, layer.w_ih.K, own.rounded, own.steps);
+  const Operand from_state = operand(layer.w_hh, B, h, H, own.rounded_state, own.steps_state);
+  own.share(id, threads, barrier, blocks, [&](long p) {
+    project_panel(s, layer, Q, unknown, from, p, own.products);
+    panel_products(layer.w_hh, p, blocks, Q, B, from_state, own.products);
     for (long b = 0; b < B; b++)
       for (long v = 0; v < NR && p * NR + v < H; v += VL)
         forward_unit<cell>(l, steps, 0, b, p * NR + v, H - p * NR - v, own.products + b * NR + v, B * NR);
-  }
+  });
 }
 
-inline void step_any(int id, int threads, const Stack& s, const StackedLayer& layer, const int64_t* tokens,
-                     const float* x, const float* h, const float* c, float* h_next, float* c_next, const Own& own) {
+inline void step_any(int id, int threads, Barrier& barrier, const Stack& s, const StackedLayer& layer, const Unknown& unknown,
+                     const float* x, const float* h, const float* c, float* h_next, float* c_next, Own& own) {
   switch (s.cell) {
-    case TANH: return step_layer<TANH>(id, threads, s, layer, tokens, x, h, c, h_next, c_next, own);
-    case RELU: return step_layer<RELU>(id, threads, s, layer, tokens, x, h, c, h_next, c_next, own);
-    case SIGMOID: return step_layer<SIGMOID>(id, threads, s, layer, tokens, x, h, c, h_next, c_next, own);
-    case LSTM: return step_layer<LSTM>(id, threads, s, layer, tokens, x, h, c, h_next, c_next, own);
-    default: return step_layer<GRU>(id, threads, s, layer, tokens, x, h, c, h_next, c_next, own);
+    case TANH: return step_layer<TANH>(id, threads, barrier, s, layer, unknown, x, h, c, h_next, c_next, own);
+    case RELU: return step_layer<RELU>(id, threads, barrier, s, layer, unknown, x, h, c, h_next, c_next, own);
+    case SIGMOID: return step_layer<SIGMOID>(id, threads, barrier, s, layer, unknown, x, h, c, h_next, c_next, own);
+    case LSTM: return step_layer<LSTM>(id, threads, barrier, s, layer, unknown, x, h, c, h_next, c_next, own);
+    default: return step_layer<GRU>(id, threads, barrier, s, layer, unknown, x, h, c, h_next, c_next, own);
   }
 }
 
-// One step of all layers from `tokens`, whose embeddings are in s.x, and the logits unless V is 0. `now` (0 or 1) says
-// which half of the states is read. All threads meet at the end.
-inline void step_stack(int id, int threads, Barrier& barrier, const Stack& s, const int64_t* tokens, int now,
-                       const Own& own) {
-  const long all = s.layers * s.B * s.H, one = s.B * s.H;
+// One step of all layers from `tokens`, and the logits unless V is 0; in s.x are the embeddings of those that are unknown.
+// `now` (0 or 1) says which half of the states is read. All threads meet at the end.
+inline void step_stack(int id, int threads, Barrier& barrier, const Stack& s, const Unknown& unknown, int now, Own& own) {
+  const long all = s.layers * s.B * s.H, one = s.B * s.H, panels = (s.V + NR - 1) / NR;
   const float* x = s.x;
   for (long i = 0; i < s.layers; i++) {
     float *h = s.h + now * all + i * one, *c = s.c + now * all + i * one;
     float *h_next = s.h + (1 - now) * all + i * one, *c_next = s.c + (1 - now) * all + i * one;
-    step_any(id, threads, s, s.stacked[i], i == 0 ? tokens : nullptr, x, h, c, h_next, c_next, own);
-    barrier.wait();
+    step_any(id, threads, barrier, s, s.stacked[i], i == 0 ? unknown : Unknown{nullptr, nullptr, s.B}, x, h, c, h_next, c_next,
+             own);
     if (i == 0 && id == 0 && s.known != nullptr)  // nobody reads it before the next step
-      for (long b = 0; b < s.B; b++) s.known[tokens[b]] = 1;
+      for (long b = 0; b < s.B; b++) s.known[unknown.tokens[b]] = 1;
     x = h_next;
   }
   if (s.V == 0) return;
   const Operand from = operand(s.decoder, s.B, x, s.H, own.rounded, own.steps);
-  const Part part((s.V + NR - 1) / NR, id, threads);
-  for (long p = part.begin; p < part.end; p += PANELS) {
-    const int count = static_cast<int>(std::min<long>(PANELS, part.end - p));
+  own.share(id, threads, barrier, (panels + PANELS - 1) / PANELS, [&](long i) {
+    const long p = i * PANELS;
+    const int count = static_cast<int>(std::min<long>(PANELS, panels - p));
     panel_products(s.decoder, p, 1, count, s.B, from, own.products);
-    for (int i = 0; i < count; i++) {
-      const long j = (p + i) * NR, width = s.V - j;
+    for (int n = 0; n < count; n++) {
+      const long j = (p + n) * NR, width = s.V - j;
       for (long b = 0; b < s.B; b++)
         for (long v = 0; v < NR; v += VL) {
-          vf y = load(own.products + (i * s.B + b) * NR + v);
+          vf y = load(own.products + (n * s.B + b) * NR + v);
           if (s.decoder_bias != nullptr) y += load_some(s.decoder_bias + j + v, width - v);
           store_some(s.logits + b * s.V + j + v, y, width - v);
         }
     }
-  }
-  barrier.wait();
+  });
 }
 
 constexpr long LOT = 512;  // probabilities that are summed in single precision; lots are in double
@@ -367,40 +382,47 @@ inline int64_t draw(float* x, long V, const Drawing& d, float uniform) {
 
 template <class Body>
 void with_own(const Stack& s, const Body& body) {
+  long stride = s.decoder.stride;
+  for (long i = 0; i < s.layers; i++)
+    stride = std::max<long>({stride, s.stacked[i].w_ih.stride, s.stacked[i].w_hh.stride});
+  Rounds rounds;
   parallel(static_cast<int>(s.threads), [&](int id, int threads, Barrier& barrier) {
-    long stride = s.decoder.stride;
-    for (long i = 0; i < s.layers; i++)
-      stride = std::max<long>({stride, s.stacked[i].w_ih.stride, s.stacked[i].w_hh.stride});
-    body(id, threads, barrier,
-         Own{s.products + id * 4 * s.B * NR, s.rounded + id * s.B * stride, s.steps + id * s.B});
+    int16_t* rounded = s.rounded + 2 * id * s.B * stride;
+    float* steps = s.steps + 2 * id * s.B;
+    Own own{s.products + id * PANELS * s.B * NR, rounded, rounded + s.B * stride, steps, steps + s.B, s.unknown + id * s.B,
+            &rounds, 0};
+    body(id, threads, barrier, own);
   });
 }
 
-inline void enter_tokens(const Stack& s, const Part& rows, const int64_t* tokens) {
-  for (long b = rows.begin; b < rows.end; b++)
-    std::memcpy(s.x + b * s.E, s.embedding + tokens[b] * s.E, s.E * sizeof(float));
+// The embeddings of the tokens whose products are unknown, one after the other into s.x, and which these are. All threads meet.
+inline Unknown enter_tokens(int id, int threads, Barrier& barrier, const Stack& s, const int64_t* tokens, const Own& own) {
+  const Unknown unknown = list_unknown(s, tokens, own);
+  const Part part(unknown.count, id, threads);
+  for (long i = part.begin; i < part.end; i++)
+    std::memcpy(s.x + i * s.E, s.embedding + tokens[unknown[i]] * s.E, s.E * sizeof(float));
+  barrier.wait();
+  return unknown;
 }
 
 // Logits and the next state after `tokens` (B), from half 0 of the states into half 1.
 inline void step_tokens(const Stack& s, const int64_t* tokens) {
-  with_own(s, [&](int id, int threads, Barrier& barrier, const Own& own) {
-    enter_tokens(s, Part(s.B, id, threads), tokens);
-    barrier.wait();
-    step_stack(id, threads, barrier, s, tokens, 0, own);
+  with_own(s, [&](int id, int threads, Barrier& barrier, Own& own) {
+    step_stack(id, threads, barrier, s, enter_tokens(id, threads, barrier, s, tokens, own), 0, own);
   });
 }
 
 // Draws tokens (length, B), the first from s.logits; after each it steps, so that s.logits are those of the next. The
 // state is then in half `length % 2`.
 inline void generate(const Stack& s, const Drawing& d, long length, int64_t* tokens) {
-  with_own(s, [&](int id, int threads, Barrier& barrier, const Own& own) {
+  with_own(s, [&](int id, int threads, Barrier& barrier, Own& own) {
     const Part rows(s.B, id, threads);
     for (long i = 0; i < length; i++) {
       for (long b = rows.begin; b < rows.end; b++)
         tokens[i * s.B + b] = draw(s.logits + b * s.V, s.V, d, d.uniform[i * s.B + b]);
-      enter_tokens(s, rows, tokens + i * s.B);
       barrier.wait();
-      step_stack(id, threads, barrier, s, tokens + i * s.B, static_cast<int>(i % 2), own);
+      const Unknown unknown = enter_tokens(id, threads, barrier, s, tokens + i * s.B, own);
+      step_stack(id, threads, barrier, s, unknown, static_cast<int>(i % 2), own);
     }
   });
 }

@@ -81,8 +81,9 @@ struct Stack {
   float* h_now;     // (B, H)
   float* c_now;     // (B, H)
   float* products;  // (threads, PANELS, B, NR)
-  int16_t* rounded; // (threads, B, most stride) under bytes
-  float* steps;     // (threads, B)
+  int16_t* rounded; // (threads, 2, B, most stride) under bytes: of a layer's input and of its state
+  float* steps;     // (threads, 2, B)
+  int32_t* unknown; // (threads, B)
 };
 
 // How tokens are drawn from logits.

@@ -44,22 +44,27 @@ struct Share {
   // Whether there is such a panel and nobody else has a part in it.
   bool whole(long p) const { return packs(p) && (p + 1) * threads <= panels * (id + 1); }
 
-  // Panels [p, p + n): the i-th of the share's, `most` at a time where that many are whole. n = 0 behind the last.
+  // Panels [p, p + n): the i-th of the share's, `most` at a time where that many are whole.
   struct Panels {
     long p, n;
   };
   Panels panels_at(long i, long most) const {
-    const long head = first() < end() && !whole(first()), tail = end() - first() > head && !whole(end() - 1);
-    const long middle = end() - first() - head - tail, wide = middle / most;
-    if (i < head) return {first(), 1};
-    if (i < head + wide) return {first() + head + (i - head) * most, most};
-    const long p = first() + head + wide * most + (i - head - wide);
-    return {p, p < end() ? 1 : 0};
+    const long wide = middle() / most;
+    if (i < head()) return {first(), 1};
+    if (i < head() + wide) return {first() + head() + (i - head()) * most, most};
+    return {first() + head() + wide * most + (i - head() - wide), 1};
   }
+  // How many of these there are.
+  long count(long most) const { return head() + middle() / most + middle() % most + tail(); }
+
+ private:
+  // Panels at the beginning and at the end that are not whole, and those that are.
+  long head() const { return first() < end() && !whole(first()); }
+  long tail() const { return end() - first() > head() && !whole(end() - 1); }
+  long middle() const { return end() - first() - head() - tail(); }
 };
 
-// The shares of all threads, step after step. A thread does its own first, whose weights its cache may still have, and then
-// what those have left that are slower.
+// The shares of all threads, step after step.
 class Shares {
  public:
   explicit Shares(long units) : panels((units + NR - 1) / NR) {}
@@ -70,22 +75,16 @@ class Shares {
   // 0, and there is a barrier between them.
   template <class Visit>
   void each(int id, int threads, long step, long most, const Visit& visit) {
-    const bool helping = threads <= MOST;
-    if (helping) turns_[(step + 1) % 2][id].again();
-    for (int k = 0; k < (helping ? threads : 1); k++) {
-      const int whose = (id + k) % threads;
+    const auto count = [&](int whose) { return Share{panels, whose, threads}.count(most); };
+    steps_.each(id, threads, step, count, [&](int whose, long i) {
       const Share share{panels, whose, threads};
-      for (long i = 0;; i++) {
-        const Share::Panels now = share.panels_at(helping ? turns_[step % 2][whose].next() : i, most);
-        if (now.n == 0) break;
-        visit(share, now.p, now.n, now.p + now.n < share.end() ? now.p + now.n : share.first());
-      }
-    }
+      const Share::Panels now = share.panels_at(i, most);
+      visit(share, now.p, now.n, now.p + now.n < share.end() ? now.p + now.n : share.first());
+    });
   }
 
  private:
-  static constexpr int MOST = 64;  // threads; where there are more, each keeps to its own
-  Turns turns_[2][MOST];
+  Rounds steps_;
 };
 
 // The step of VL units from j of one row; u is their recurrent product, one gate `gate_stride` after the other.

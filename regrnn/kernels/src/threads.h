@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <new>
 
 #ifdef _OPENMP
@@ -90,6 +91,39 @@ class Turns {
 struct Part {
   long begin, end;
   Part(long n, int id, int threads) : begin(n * id / threads), end(n * (id + 1) / threads) {}
+};
+
+// Parts of some work, round after round, with a barrier between two of them. A thread does its own part from its beginning,
+// and then what is left of slower ones' from their ends, so that it is mostly the same memory that a thread reads.
+class Rounds {
+ public:
+  // Calls visit(whose, i) for what this thread gets of i < n(whose) of each thread's part. Rounds are counted from 0.
+  template <class Count, class Visit>
+  void each(int id, int threads, long round, const Count& n, const Visit& visit) {
+    if (threads > MOST) {
+      for (long i = 0; i < n(id); i++) visit(id, i);
+      return;
+    }
+    taken_[(round + 1) % 2][id].both.store(0, std::memory_order_relaxed);
+    for (int k = 0; k < threads; k++) {
+      const int whose = (id + k) % threads;
+      std::atomic<uint64_t>& both = taken_[round % 2][whose].both;
+      const uint64_t one = k == 0 ? uint64_t{1} << 32 : 1;
+      for (const long count = n(whose);;) {
+        const uint64_t now = both.fetch_add(one, std::memory_order_relaxed);
+        const long first = static_cast<long>(now >> 32), last = static_cast<long>(now & 0xFFFFFFFFu);
+        if (first + last >= count) break;
+        visit(whose, k == 0 ? first : count - 1 - last);
+      }
+    }
+  }
+
+ private:
+  static constexpr int MOST = 64;  // threads; where there are more, each keeps to its own
+  struct alignas(64) Taken {
+    std::atomic<uint64_t> both{0};  // from the beginning, in the upper half, and from the end
+  };
+  Taken taken_[2][MOST];
 };
 
 }  // namespace regrnn
