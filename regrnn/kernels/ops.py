@@ -22,7 +22,7 @@ _LSTM, _GRU = 3, 4
 _GROUPS = 64  # GROUPS of src/softmax.h
 _IN_CACHE = 48 * 1024  # IN_CACHE of src/shared.h
 _FEATURES_IN_CACHE = 96  # the least that FEATURES_IN_CACHE of src/shared.h is
-_DOT_DEPTH = 384  # DOT_DEPTH of src/shared.h
+_DOT_DEPTH, _DOT_ROWS = 384, 4  # DOT_DEPTH and DOT_ROWS of src/shared.h
 _LINE = 16  # floats of a cache line
 _PIECE = 1 << 14  # PIECE of src/update.h
 _LEAST_OUTPUTS = 512  # where products pay that leave out what separate masks strike: below, panels are too few
@@ -194,10 +194,10 @@ def _separate(x: Tensor) -> Tensor:
     return pool.empty((core().separate_floats(*x.shape, torch.get_num_threads()),))
 
 
-def _lanes(x: Tensor, mask: Tensor) -> Tensor:
-    """Scratch for gradients at an input under a shared mask: whole vectors of rows for each of its groups."""
-    (N, K), vector = x.shape, core().panel_width // 2
-    return pool.empty(((N + len(mask) * vector) * K,))
+def _dots(x: Tensor, mask: Tensor) -> Tensor:
+    """Scratch for gradients at an input under a shared mask, for each of whose groups rows are rounded up."""
+    N, K = x.shape
+    return pool.empty(((N + len(mask) * _DOT_ROWS) * K,))
 
 
 def _waiting(rows: Tensor, columns: int) -> Tensor:
@@ -397,7 +397,7 @@ def _softmax_backward(
         turned = pool.empty((H, N))
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
-        scratch = [pool.empty((H, _DOT_DEPTH)), _lanes(h, shared), pool.empty((threads, _own(N, H, len(shared))))]
+        scratch = [pool.empty((H, _DOT_DEPTH)), _dots(h, shared), pool.empty((threads, _own(N, H, len(shared))))]
     elif shared is None and wants_h:
         waiting = _waiting(h, H)
     _products().softmax_backward(

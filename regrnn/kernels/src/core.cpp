@@ -118,9 +118,9 @@ EXPORT void regrnn_softmax_forward(int64_t N, int64_t H, int64_t V, const float*
 EXPORT void regrnn_softmax_backward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* e,
                                     const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias,
                                     float* turned, float* waiting, const Shared* shared, const float* separate,
-                                    float* turned_w, float* lanes, float* own, int64_t threads) {
+                                    float* turned_w, float* dots, float* own, int64_t threads) {
   softmax_backward(N, H, V, h, w, e, inverse_z, factor, d_h, d_w, d_bias, turned, waiting, shared, separate, turned_w,
-                   lanes, own, static_cast<int>(threads));
+                   dots, own, static_cast<int>(threads));
 }
 
 // Floats of scratch under a mask of each element of h.

@@ -108,7 +108,7 @@ class BackwardPass {
         turned_h_(room_.take(l.H * l.N)),
         turned_w_(room_.take(l.wants_x && masks_.together ? l.I * DOT_DEPTH : 0)),
         waiting_x_(room_.take(!l.wants_x || masks_.separately ? 0
-                              : masks_.together               ? (l.N + l.groups * VL) * l.I
+                              : masks_.together               ? (l.N + l.groups * DOT_ROWS) * l.I
                                                               : (l.I + NR - 1) / NR * NR * l.N)),
         shares_(l.H) {
     const long widest = std::max(l.I, l.H);

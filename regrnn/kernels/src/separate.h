@@ -156,20 +156,20 @@ void multiply_kept(Turns* turns, const Kept& a, long columns, const Source& b, c
     strip_of_kept(a, panels, strips, mine, b, sink, values);
 }
 
-constexpr int DOT_VECTORS = 16;  // of a row of d that stay in registers
+constexpr int DOT_VECTORS = VL == 16 ? 16 : 12;  // of a row of d that stay in registers
 constexpr long DOT_COLUMNS = DOT_VECTORS * VL;
-constexpr long DOT_WORD = 32;  // features worked on at a time: their parts of w stay in a first-level cache
+constexpr long DOT_WORD = VL == 16 ? 32 : 64;  // features worked on at a time: their parts of w stay in a first-level cache
 constexpr long DOTS_HELD = 64;
 
 // Products of D vectors of d, D even, with those rows of w, DOT_COLUMNS apart, whose bits are set: as vectors to be summed.
 // Returns where the next one goes.
 template <int D>
-REGRNN_INLINE vf* dots_of_row(uint32_t bits, const float* d, const float* w, vf* out) {
+REGRNN_INLINE vf* dots_of_row(uint64_t bits, const float* d, const float* w, vf* out) {
   vf x[D];
 #pragma GCC unroll 16
   for (int i = 0; i < D; i++) x[i] = load(d + i * VL);
   for (; bits != 0; bits &= bits - 1) {
-    const float* row = in_one_register(w + __builtin_ctz(bits) * DOT_COLUMNS);
+    const float* row = in_one_register(w + __builtin_ctzll(bits) * DOT_COLUMNS);
     vf even = x[0] * load(row), odd = x[1] * load(row + VL);
 #pragma GCC unroll 8
     for (int i = 2; i < D; i += 2) {
@@ -181,15 +181,20 @@ REGRNN_INLINE vf* dots_of_row(uint32_t bits, const float* d, const float* w, vf*
   return out;
 }
 
+// Of a word, the bits of DOT_WORD features from the `shift`-th on.
+REGRNN_INLINE uint64_t some_bits(uint64_t word, long shift) {
+  return DOT_WORD == WORD ? word : word >> shift & ((uint64_t{1} << DOT_WORD % WORD) - 1);
+}
+
 // sums[i] (+)= the i-th of the dot products of rows of d, D VL wide, with those features that they keep.
 template <int D>
-void dots_of_rows(long rows, const uint64_t* bits, int shift, const float* d, const float* w, float* sums, bool add) {
+void dots_of_rows(long rows, const uint64_t* bits, long shift, const float* d, const float* w, float* sums, bool add) {
   vf held[DOTS_HELD + DOT_WORD], *end = held;
   const auto give = [&](long n) {
     for (long i = 0; i < n; i += VL, sums += VL) store(sums, add ? load(sums) + sums_of(held + i) : sums_of(held + i));
   };
   for (long r = 0; r < rows; r++) {
-    end = dots_of_row<D>(static_cast<uint32_t>(bits[r] >> shift), d + r * D * VL, w, end);
+    end = dots_of_row<D>(some_bits(bits[r], shift), d + r * D * VL, w, end);
     if (end - held < DOTS_HELD) continue;
     give(DOTS_HELD);
     end = std::copy(held + DOTS_HELD, end, held);
@@ -238,7 +243,7 @@ inline void kept_input_gradient(int id, int threads, Barrier& barrier, Turns* tu
         const long f0 = n * DOT_WORD;
         turn(w + k0 * features + f0, features, depth, std::min(DOT_WORD, features - f0), turned, DOT_COLUMNS);
         const auto dots = [&](auto D) {
-          dots_of_rows<D>(rows, bits_of_word(f0), static_cast<int>(f0 % WORD), now, turned, sums_of_word(n), i > 0);
+          dots_of_rows<D>(rows, bits_of_word(f0), f0 % WORD, now, turned, sums_of_word(n), i > 0);
         };
         switch (p1 - p0) {
           case 1: dots(std::integral_constant<int, 2>()); break;
@@ -247,8 +252,8 @@ inline void kept_input_gradient(int id, int threads, Barrier& barrier, Turns* tu
           case 4: dots(std::integral_constant<int, 8>()); break;
           case 5: dots(std::integral_constant<int, 10>()); break;
           case 6: dots(std::integral_constant<int, 12>()); break;
-          case 7: dots(std::integral_constant<int, 14>()); break;
-          default: dots(std::integral_constant<int, 16>());
+          case 7: dots(std::integral_constant<int, std::min(14, DOT_VECTORS)>()); break;
+          default: dots(std::integral_constant<int, DOT_VECTORS>());
         }
       }
     }
@@ -261,8 +266,8 @@ inline void kept_input_gradient(int id, int threads, Barrier& barrier, Turns* tu
         const float* m = mask + (row0 + r) * features + f0;
         float* out = d_x + (row0 + r) * features + f0;
         std::memset(out, 0, width * sizeof(float));
-        for (uint32_t bits = static_cast<uint32_t>(bits_of_word(f0)[r] >> f0 % WORD); bits != 0; bits &= bits - 1) {
-          const int k = __builtin_ctz(bits);
+        for (uint64_t bits = some_bits(bits_of_word(f0)[r], f0 % WORD); bits != 0; bits &= bits - 1) {
+          const int k = __builtin_ctzll(bits);
           out[k] = K == 0 ? 0.f : f * m[k] * *sum++;
         }
       }
@@ -326,7 +331,7 @@ class Separate {
 
  private:
   // Whether dot products with what is kept take less time than all products: their sums cost narrow vectors more.
-  static constexpr bool DOTS = VL == 16;
+  static constexpr bool DOTS = VL >= 8;
 
   float* own(int id) const { return own_ + id * own_apart_; }
 

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <algorithm>
-#include <type_traits>
 
 #include "gemm.h"
 #include "layer.h"
@@ -101,125 +100,7 @@ void shared_multiply(Turns* turns, const Shared& s, long columns, const float* x
   }
 }
 
-// c[r][lane] (+)= sum over k < K of a[row r][k] b[k][lane] for R rows and W vectors of lanes, and one quad of them more
-// if Q; rows of A by pointer.
-template <int R, int W, bool Q>
-void tile_listed(long K, const float* const* a, const float* b, float* c, long ldc, bool add) {
-  vf acc[R][W > 0 ? W : 1];
-  quad last[R];
-  const float* row[R];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-    row[r] = a[r];
-#pragma GCC unroll 3
-    for (int w = 0; w < W; w++) acc[r][w] = add ? load(c + r * ldc + w * VL) : vf{};
-    if (Q) last[r] = add ? load_quad(c + r * ldc + W * VL) : quad{};
-  }
-  for (long k = 0; k < K; k++, b += W * VL + 4 * Q) {
-    vf bk[W > 0 ? W : 1];
-#pragma GCC unroll 3
-    for (int w = 0; w < W; w++) bk[w] = load(b + w * VL);
-    quad bq = {};
-    if (Q) bq = load_quad(b + W * VL);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      const vf x = splat(row[r][k]);
-#pragma GCC unroll 3
-      for (int w = 0; w < W; w++) acc[r][w] += x * bk[w];
-      if (Q) last[r] += (row[r][k] - quad{}) * bq;
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-#pragma GCC unroll 3
-    for (int w = 0; w < W; w++) store(c + r * ldc + w * VL, acc[r][w]);
-    if (Q) store_quad(c + r * ldc + W * VL, last[r]);
-  }
-}
-
-template <int W, bool Q>
-void tiles_listed(long n, long K, const float* w, long ldw, const int32_t* list, const float* b, float* c, long ldc,
-                  bool add) {
-  constexpr int vectors = W + Q, R = vectors == 1 ? 8 : vectors == 2 ? 6 : vectors == 3 ? 4 : 3;
-  const float* rows[R];
-  for (; n > 0; n -= R, list += R, c += R * ldc) {
-    for (int r = 0; r < R && r < n; r++) rows[r] = w + list[r] * ldw;
-    if (n >= R) {
-      tile_listed<R, W, Q>(K, rows, b, c, ldc, add);
-      continue;
-    }
-    for (int r = 0; r + 2 <= n; r += 2) tile_listed<2, W, Q>(K, rows + r, b, c + r * ldc, ldc, add);
-    if (n % 2 == 1) tile_listed<1, W, Q>(K, rows + n - 1, b, c + (n - 1) * ldc, ldc, add);
-  }
-}
-
-// Rows [first, first + rows) of a matrix, columns [k0, k0 + n), as out[k][lane]; 0 in lanes that have no row.
-inline void turn_rows(Rows d, long k0, long n, long first, long rows, long lanes, float* out) {
-  if (rows < lanes) std::memset(out, 0, n * lanes * sizeof(float));
-  for (long k = 0; k < n; k += NR)
-    turn(d.p + first * d.ld + (k0 + k) / NR * d.chunk, d.ld, rows, std::min<long>(NR, n - k), out + k * lanes, lanes);
-}
-
-// Sums for `shared_input_gradient`, whose vectors run along the rows of a group.
-struct Lanes {
-  // What the rows of a group take: whole vectors, or, where that is enough, a quad behind them.
-  static long padded(long rows) {
-    const long over = rows % VL;
-    return over == 0 ? rows : over <= 4 ? rows - over + 4 : rows - over + VL;
-  }
-  static void sum(const Part& part, const Shared& s, long K, const float* w, Rows d, float* turned, float* sums) {
-    alignas(64) static thread_local float packed[KB * 4 * VL];
-    for (long k0 = 0; k0 < K; k0 += KB) {
-      const long n = std::min(KB, K - k0);
-      turn(w + k0 * s.K + part.begin, s.K, n, part.end - part.begin, turned + part.begin * KB, KB);
-      float* group_sums = sums;
-      for (long g = 0; g < s.groups; g++) {
-        const long begin = kept_from(s, g, part.begin), count = kept_from(s, g, part.end) - begin;
-        const long rows = s.first[g + 1] - s.first[g], lanes = padded(rows);
-        const int32_t* list = s.kept + g * s.K + begin;
-        for (long lane = 0; lane < lanes;) {
-          const long left = lanes - lane;
-          const long width = left <= 3 * VL ? left : left <= 4 * VL ? 2 * VL : 3 * VL;
-          turn_rows(d, k0, n, s.first[g] + lane, std::min(width, rows - lane), width, packed);
-          float* c = group_sums + begin * lanes + lane;
-          const bool add = k0 > 0, quad_too = width % VL != 0;
-          switch (width / VL) {
-            case 0: tiles_listed<0, true>(count, n, turned, KB, list, packed, c, lanes, add); break;
-            case 1:
-              if (quad_too)
-                tiles_listed<1, true>(count, n, turned, KB, list, packed, c, lanes, add);
-              else
-                tiles_listed<1, false>(count, n, turned, KB, list, packed, c, lanes, add);
-              break;
-            case 2:
-              if (quad_too)
-                tiles_listed<2, true>(count, n, turned, KB, list, packed, c, lanes, add);
-              else
-                tiles_listed<2, false>(count, n, turned, KB, list, packed, c, lanes, add);
-              break;
-            default: tiles_listed<3, false>(count, n, turned, KB, list, packed, c, lanes, add);
-          }
-          lane += width;
-        }
-        group_sums += lanes * s.K;
-      }
-    }
-  }
-};
-
-// out[i] = the sum of the elements of v[i].
-REGRNN_INLINE vf sums_of(const vf* v) {
-  vf now[VL];
-#pragma GCC unroll 16
-  for (int i = 0; i < VL; i++) now[i] = v[i];
-#pragma GCC unroll 4
-  for (int left = VL; left > 1; left /= 2)  // vectors, of which each holds parts of VL / left sums
-#pragma GCC unroll 8
-    for (int i = 0; i < left / 2; i++) now[i] = sums_of_neighbours(now[2 * i], now[2 * i + 1]);
-  return now[0];
-}
-
-constexpr int DOT_FEATURES = 4, DOT_ROWS = 4;
+constexpr int DOT_FEATURES = VL == 16 ? 4 : 3, DOT_ROWS = 4;
 constexpr long DOT_DEPTH = 384;  // of w that is turned at a time, in whole panels
 constexpr long DOT_BLOCK = 32;   // rows of d whose part of that depth waits in a first-level cache
 
@@ -227,7 +108,8 @@ constexpr long DOT_BLOCK = 32;   // rows of d whose part of that depth waits in 
 // first `count` are written.
 inline void tile_of_dots(long K, const float* const* w, const float* d, long ldd, int count, float* c, long ldc, bool add) {
   constexpr int F = DOT_FEATURES, R = DOT_ROWS;
-  vf acc[F * R] = {};
+  constexpr int ALL = (F * R + VL - 1) / VL * VL;  // sums are made of whole vectors of vectors
+  vf acc[ALL] = {};
   const float *wf[F], *dr[R];
 #pragma GCC unroll 4
   for (int f = 0; f < F; f++) wf[f] = w[f];
@@ -244,66 +126,63 @@ inline void tile_of_dots(long K, const float* const* w, const float* d, long ldd
       for (int f = 0; f < F; f++) acc[f * R + r] += x * wk[f];
     }
   }
-  static_assert(F * R % VL == 0, "sums are made of whole vectors of vectors");
-  alignas(64) float sums[F * R];
+  alignas(64) float sums[ALL];
 #pragma GCC unroll 4
-  for (int i = 0; i < F * R; i += VL) store(sums + i, sums_of(acc + i));
+  for (int i = 0; i < ALL; i += VL) store(sums + i, sums_of(acc + i));
   for (int f = 0; f < count; f++, c += ldc)
     store_quad(c, add ? load_quad(c) + load_quad(sums + f * R) : load_quad(sums + f * R));
 }
 
-// The same with vectors along the depth of the products. That leaves no lane empty where they are long: of AVX-512's a batch
-// of 20 would fill one and a quarter of a second; of AVX2's it fills two and a half, which costs less than these sums.
-struct Dots {
-  static long padded(long rows) { return (rows + DOT_ROWS - 1) / DOT_ROWS * DOT_ROWS; }
-  static void sum(const Part& part, const Shared& s, long K, const float* w, Rows d, float* turned, float* sums) {
-    constexpr long F = DOT_FEATURES, R = DOT_ROWS;
-    alignas(64) static thread_local float place[DOT_BLOCK * DOT_DEPTH];
-    float* const block = in_one_register(place);
-    const long panels = (K + NR - 1) / NR, most = DOT_DEPTH / NR, parts = (panels + most - 1) / most;
-    for (long p = 0; p < parts; p++) {
-      const long k0 = panels * p / parts * NR, width = panels * (p + 1) / parts * NR - k0, n = std::min(width, K - k0);
-      for (long f = part.begin; f < part.end; f++) std::fill(turned + f * DOT_DEPTH + n, turned + f * DOT_DEPTH + width, 0.f);
-      turn(w + k0 * s.K + part.begin, s.K, n, part.end - part.begin, turned + part.begin * DOT_DEPTH, DOT_DEPTH);
-      float* group_sums = sums;
-      for (long g = 0; g < s.groups; g++) {
-        const long begin = kept_from(s, g, part.begin), end = kept_from(s, g, part.end);
-        const int32_t* list = s.kept + g * s.K;
-        const long given = s.first[g + 1] - s.first[g], ldc = padded(given);
-        for (long b0 = 0; b0 < given; b0 += DOT_BLOCK) {
-          const long rows = std::min(DOT_BLOCK, given - b0);
-          // Next to each other, in whole cache lines: the rows of d can be far apart.
-          for (long r = 0; r < rows; r++)
-            for (long k = 0; k < n; k += NR) {
-              const float* from = d.p + (s.first[g] + b0 + r) * d.ld + (k0 + k) / NR * d.chunk;
-              float* to = block + r * width + k;
-              store(to, load_some(from, n - k));
-              store(to + VL, load_some(from + VL, n - k - VL));
-            }
-          for (long i = begin; i < end; i += F) {
-            const float* features[F];  // those that are missing are computed like the last, and not read
-            for (long f = 0; f < F; f++) features[f] = turned + list[std::min(i + f, end - 1)] * DOT_DEPTH;
-            for (long r = 0; r < rows; r += R)
-              tile_of_dots(width, features, block + r * width, width, static_cast<int>(std::min(F, end - i)),
-                           group_sums + i * ldc + b0 + r, ldc, k0 > 0);
+// What the sums of a group of so many rows take for each feature.
+REGRNN_INLINE long dots_apart(long rows) { return (rows + DOT_ROWS - 1) / DOT_ROWS * DOT_ROWS; }
+
+// sums[g][kept i][row] of every group, dots_apart of its rows apart and s.K kept for each, for this part of the features.
+inline void shared_dots(const Part& part, const Shared& s, long K, const float* w, Rows d, float* turned, float* sums) {
+  constexpr long F = DOT_FEATURES, R = DOT_ROWS;
+  alignas(64) static thread_local float place[DOT_BLOCK * DOT_DEPTH];
+  float* const block = in_one_register(place);
+  const long panels = (K + NR - 1) / NR, most = DOT_DEPTH / NR, parts = (panels + most - 1) / most;
+  for (long p = 0; p < parts; p++) {
+    const long k0 = panels * p / parts * NR, width = panels * (p + 1) / parts * NR - k0, n = std::min(width, K - k0);
+    for (long f = part.begin; f < part.end; f++) std::fill(turned + f * DOT_DEPTH + n, turned + f * DOT_DEPTH + width, 0.f);
+    turn(w + k0 * s.K + part.begin, s.K, n, part.end - part.begin, turned + part.begin * DOT_DEPTH, DOT_DEPTH);
+    float* group_sums = sums;
+    for (long g = 0; g < s.groups; g++) {
+      const long begin = kept_from(s, g, part.begin), end = kept_from(s, g, part.end);
+      const int32_t* list = s.kept + g * s.K;
+      const long given = s.first[g + 1] - s.first[g], ldc = dots_apart(given);
+      for (long b0 = 0; b0 < given; b0 += DOT_BLOCK) {
+        const long rows = std::min(DOT_BLOCK, given - b0);
+        // Next to each other, in whole cache lines: the rows of d can be far apart.
+        for (long r = 0; r < rows; r++)
+          for (long k = 0; k < n; k += NR) {
+            const float* from = d.p + (s.first[g] + b0 + r) * d.ld + (k0 + k) / NR * d.chunk;
+            float* to = block + r * width + k;
+            store(to, load_some(from, n - k));
+            store(to + VL, load_some(from + VL, n - k - VL));
           }
+        for (long i = begin; i < end; i += F) {
+          const float* features[F];  // those that are missing are computed like the last, and not read
+          for (long f = 0; f < F; f++) features[f] = turned + list[std::min(i + f, end - 1)] * DOT_DEPTH;
+          for (long r = 0; r < rows; r += R)
+            tile_of_dots(width, features, block + r * width, width, static_cast<int>(std::min(F, end - i)),
+                         group_sums + i * ldc + b0 + r, ldc, k0 > 0);
         }
-        group_sums += ldc * s.K;
       }
+      group_sums += ldc * s.K;
     }
   }
-};
+}
 
 // dx = D(d w) for w (K, s.K) and d (N, K). Columns that are struck become 0. Scratch: turned (s.K, DOT_DEPTH), and sums
-// (N + groups VL) s.K.
+// (N + groups DOT_ROWS) s.K.
 inline void shared_input_gradient(int id, int threads, const Shared& s, long K, const float* w, Rows d,
                                   const float* row_factor, float factor, float* dx, float* turned, float* sums) {
-  using Sums = std::conditional_t<VL == 16, Dots, Lanes>;
   const Part part(s.K, id, threads);  // of the features
-  Sums::sum(part, s, K, w, d, turned, sums);
+  shared_dots(part, s, K, w, d, turned, sums);
   for (long g = 0; g < s.groups; g++) {
     const long begin = kept_from(s, g, part.begin), end = kept_from(s, g, part.end);
-    const long rows = s.first[g + 1] - s.first[g], ld = Sums::padded(rows);
+    const long rows = s.first[g + 1] - s.first[g], ld = dots_apart(rows);
     for (long r = 0; r < rows; r++) {
       const long row = s.first[g] + r;
       const float f = row_factor == nullptr ? factor : factor * row_factor[row];

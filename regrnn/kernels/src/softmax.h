@@ -183,12 +183,12 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
 }
 
 // Gradients, `factor` times; each of d_h, d_w, d_bias may be null. Scratch: turned (H, N), and waiting (panels of H, N,
-// NR) for d_h; under a shared mask on h, instead of waiting, turned_w (H, DOT_DEPTH), lanes
-// (N + groups VL) H and own (threads, own_floats); if each row has its own, at `separate`, none but `own`, the floats of
+// NR) for d_h; under a shared mask on h, instead of waiting, turned_w (H, DOT_DEPTH), dots
+// (N + groups DOT_ROWS) H and own (threads, own_floats); if each row has its own, at `separate`, none but `own`, the floats of
 // `Separate`.
 inline void softmax_backward(long N, long H, long V, const float* h, const float* w, const float* e,
                              const float* inverse_z, float factor, float* d_h, float* d_w, float* d_bias, float* turned,
-                             float* waiting, const Shared* shared, const float* separate, float* turned_w, float* lanes,
+                             float* waiting, const Shared* shared, const float* separate, float* turned_w, float* dots,
                              float* own, int threads) {
   if (shared != nullptr) list_kept(*shared);
   Scratch room(separate == nullptr ? nullptr : own);
@@ -202,7 +202,7 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
       if (weights) compact_turned(id, n, *shared, h, inverse_z, factor, turned);
       barrier.wait();
       if (d_h != nullptr)
-        shared_input_gradient(id, n, *shared, V, w, rows, inverse_z, factor, d_h, turned_w, lanes);
+        shared_input_gradient(id, n, *shared, V, w, rows, inverse_z, factor, d_h, turned_w, dots);
       if (weights)
         shared_weight_gradient(turns, *shared, V, turned, Ready{e, N}, sink,
                                own + id * own_floats(*shared));

@@ -67,15 +67,34 @@ REGRNN_INLINE float largest(vf x) {
   return most;
 }
 
-// (a[0] + a[1], a[2] + a[3], ..., b[0] + b[1], ...).
+// Sums of neighbours, of a and of b; of vectors of two quads as (a[0] + a[1], a[2] + a[3], b[0] + b[1], ...) in each of them, since
+// AVX2 moves nothing between them without a cost.
 REGRNN_INLINE vf sums_of_neighbours(vf a, vf b) {
 #if REGRNN_VECTOR == 16
   return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
          __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 #elif REGRNN_VECTOR == 8
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) + __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+  return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14) + __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
 #else
   return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#endif
+}
+
+// out[i] = the sum of the elements of v[i].
+REGRNN_INLINE vf sums_of(const vf* v) {
+  vf now[VL];
+#pragma GCC unroll 16
+  for (int i = 0; i < VL; i++) now[i] = v[i];
+  constexpr int LAST = VL == 8 ? 2 : 1;
+#pragma GCC unroll 4
+  for (int left = VL; left > LAST; left /= 2)  // vectors, of which each holds parts of VL / left sums
+#pragma GCC unroll 8
+    for (int i = 0; i < left / 2; i++) now[i] = sums_of_neighbours(now[2 * i], now[2 * i + 1]);
+#if REGRNN_VECTOR == 8
+  return __builtin_shufflevector(now[0], now[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+         __builtin_shufflevector(now[0], now[1], 4, 5, 6, 7, 12, 13, 14, 15);
+#else
+  return now[0];
 #endif
 }
 
