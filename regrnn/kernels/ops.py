@@ -20,7 +20,6 @@ from regrnn.kernels.memory import pool
 CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "rnn_sigmoid": 2, "lstm": 3, "gru": 4}
 _LSTM, _GRU = 3, 4
 _GROUPS = 64  # GROUPS of src/softmax.h
-_IN_CACHE = 48 * 1024  # IN_CACHE of src/shared.h
 _FEATURES_IN_CACHE = 96  # the least that FEATURES_IN_CACHE of src/shared.h is
 _DOT_DEPTH, _DOT_ROWS = 384, 4  # DOT_DEPTH and DOT_ROWS of src/shared.h
 _LINE = 16  # floats of a cache line
@@ -208,7 +207,7 @@ def _waiting(rows: Tensor, columns: int) -> Tensor:
 
 def _own(rows: int, K: int, groups: int) -> int:
     """Floats of scratch that a thread needs under a shared mask: `own_floats` of src/shared.h or more."""
-    return max(_IN_CACHE, 2 * (K + rows) * core().panel_width + groups * (K // _FEATURES_IN_CACHE + 2) + _LINE)
+    return 2 * (K + rows) * core().panel_width + groups * (K // _FEATURES_IN_CACHE + 2) + _LINE
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Any]:

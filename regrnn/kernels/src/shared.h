@@ -57,46 +57,65 @@ inline void compact_turned(int id, int threads, const Shared& s, const float* x,
   }
 }
 
-// Floats of packed panels that a thread passes all rows over before it goes on: they stay in a second-level cache.
-constexpr long IN_CACHE = 48 * 1024;
-
-// Features whose sums of panels side by side stay in a first-level cache while all groups add to them.
+// Features whose part of panels side by side stays in a first-level cache while all groups pass.
 constexpr long FEATURES_IN_CACHE = 6 * 1024 / (PAIR * NR);
 
 // Floats of scratch of its own that a thread needs for each of the products here.
 REGRNN_INLINE long own_floats(const Shared& s) {
-  return std::max(IN_CACHE, whole_lines(PAIR * (s.K + s.N) * NR + s.groups * (s.K / FEATURES_IN_CACHE + 2)));
+  return whole_lines(PAIR * (s.K + s.N) * NR + s.groups * (s.K / FEATURES_IN_CACHE + 2));
 }
 
+// Where in their lists the groups' features of each part of the depth begin and end.
+class Places {
+ public:
+  Places(const Shared& s, long depth, float* own)
+      : parts((s.K + depth - 1) / std::max(1L, depth)), starts_(reinterpret_cast<int32_t*>(own + PAIR * (s.K + s.N) * NR)) {
+    for (long g = 0; g < s.groups; g++)
+      for (long i = 0; i <= parts; i++) starts_[g * (parts + 1) + i] = static_cast<int32_t>(kept_from(s, g, i * depth));
+  }
+  long begin(long g, long part) const { return starts_[g * (parts + 1) + part]; }
+  long end(long g, long part) const { return starts_[g * (parts + 1) + part + 1]; }
+
+  const long parts;
+
+ private:
+  int32_t* const starts_;
+};
+
 // C = D(x) B, N x `columns`, from compacted x: the panels that this thread gets of `turns`, or all where there are none.
-// `packed` is scratch of this thread.
+// `own` is scratch of this thread.
 template <class Source, class Sink>
 void shared_multiply(Turns* turns, const Shared& s, long columns, const float* x, const Source& b, const Sink& sink,
-                     float* packed) {
-  constexpr long ROWS = 6 * TILE_ROWS, apart = ROWS * NR;
-  alignas(64) float values[PAIR * apart];
-  const long panels = (columns + NR - 1) / NR;
-  const long one = s.K * NR, at_once = std::max<long>(PAIR, IN_CACHE / std::max(1L, one) / PAIR * PAIR);
-  for (long i = 0, p0; (p0 = (turns == nullptr ? i : turns->next()) * at_once) < panels; i++) {
-    const long p1 = std::min(p0 + at_once, panels);
-    for (long p = p0; p < p1; p++) b.pack(p, 0, s.K, packed + (p - p0) * one);
-    for (long g = 0; g < s.groups; g++)
-      for (long r0 = s.first[g]; r0 < s.first[g + 1]; r0 += ROWS) {
-        const long rows = std::min(ROWS, s.first[g + 1] - r0), tiles = tiles_of(rows);
-        for (long p = p0, wide; p < p1; p += wide) {
-          wide = std::min<long>(PAIR, p1 - p);
-          for (long i = 0; i < tiles; i++) {
-            const long r = tile_start(rows, tiles, i), height = tile_start(rows, tiles, i + 1) - r;
-            const float *a = x + (r0 + r) * s.K, *panel = packed + (p - p0) * one;
-            const int32_t* list = s.kept + g * s.K;
-            if (wide == 2)
-              tile_rows_indexed<PAIR>(static_cast<int>(height), s.count[g], a, s.K, panel, one, list, values + r * NR, apart);
-            else
-              tile_rows_indexed<1>(static_cast<int>(height), s.count[g], a, s.K, panel, 0, list, values + r * NR, 0);
-          }
-          for (long w = 0; w < wide; w++) sink(p + w, r0, rows, values + w * apart);
+                     float* own) {
+  // With AVX-512 a second-level cache serves as well, and less is added to what lies in memory.
+  const long depth = VL == 16 ? s.K : std::min(FEATURES_IN_CACHE, s.K);
+  const Places places(s, depth, own);
+  const long panels = (columns + NR - 1) / NR, apart = s.N * NR;
+  float *values = own, *packed = own + PAIR * apart;
+  if (s.K == 0) std::memset(values, 0, PAIR * apart * sizeof(float));
+  for (long i = 0, p; (p = (turns == nullptr ? i : turns->next()) * PAIR) < panels; i++) {
+    const long wide = std::min<long>(PAIR, panels - p);
+    for (long part = 0; part < places.parts; part++) {
+      const long k0 = part * depth, n = std::min(depth, s.K - k0);
+      for (long w = 0; w < wide; w++) b.pack(p + w, k0, n, packed + w * depth * NR);
+      for (long g = 0; g < s.groups; g++) {
+        const long begin = places.begin(g, part), count = places.end(g, part) - begin;
+        const int32_t* list = s.kept + g * s.K + begin;
+        const long rows = s.first[g + 1] - s.first[g], tiles = tiles_of(rows);
+        const float *a = x + s.first[g] * s.K + begin, *panel = packed - k0 * NR;
+        float* c = values + s.first[g] * NR;
+        for (long t = 0; t < tiles; t++) {
+          const long r = tile_start(rows, tiles, t), height = tile_start(rows, tiles, t + 1) - r;
+          if (wide == 2)
+            tile_rows_indexed<PAIR>(static_cast<int>(height), count, a + r * s.K, s.K, panel, depth * NR, list, c + r * NR,
+                                    apart, part > 0);
+          else
+            tile_rows_indexed<1>(static_cast<int>(height), count, a + r * s.K, s.K, panel, 0, list, c + r * NR, 0, part > 0);
         }
+        for (long w = 0; part + 1 == places.parts && w < wide; w++) sink(p + w, s.first[g], rows, c + w * apart);
       }
+    }
+    for (long w = 0; s.K == 0 && w < wide; w++) sink(p + w, 0, s.N, values + w * apart);
   }
 }
 
@@ -247,12 +266,7 @@ void shared_weight_gradient(Turns& turns, const Shared& s, long columns, const f
   constexpr long ROWS = 128;
   const long panels = (columns + NR - 1) / NR, apart = s.K * NR;
   float *values = own, *packed = own + PAIR * apart;
-  // Where in its list a group's features of each part begin.
-  int32_t* const starts = reinterpret_cast<int32_t*>(packed + PAIR * s.N * NR);
-  const long parts = (s.K + FEATURES_IN_CACHE - 1) / FEATURES_IN_CACHE;
-  for (long g = 0; g < s.groups; g++)
-    for (long i = 0; i <= parts; i++)
-      starts[g * (parts + 1) + i] = static_cast<int32_t>(kept_from(s, g, i * FEATURES_IN_CACHE));
+  const Places places(s, FEATURES_IN_CACHE, own);
   for (long p; (p = turns.next() * PAIR) < panels;) {
     const long wide = std::min<long>(PAIR, panels - p);
     const float* from[PAIR];
@@ -263,10 +277,9 @@ void shared_weight_gradient(Turns& turns, const Shared& s, long columns, const f
       sums.give(sink, p + w, false);
     }
     std::memset(values, 0, wide * apart * sizeof(float));
-    for (long i = 0; i < parts; i++)
+    for (long i = 0; i < places.parts; i++)
       for (long g = 0; g < s.groups; g++) {
-        const int32_t* start = starts + g * (parts + 1) + i;
-        const long begin = start[0], count = start[1] - begin;
+        const long begin = places.begin(g, i), count = places.end(g, i) - begin;
         const long group_rows = s.first[g + 1] - s.first[g];
         const int32_t* list = s.kept + g * s.K + begin;
         for (long r0 = 0; r0 < group_rows; r0 += ROWS) {

@@ -78,11 +78,10 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
     for (int w = 0; w < W; w++) store(c + w / 2 * c_apart + r * NR + w % 2 * VL, acc[r][w]);
 }
 
-// The same with rows of A contiguous, row index[k] of B in the place of row k, and nothing added to. The next R rows of
-// A are asked for.
+// The same with rows of A contiguous and row index[k] of B in the place of row k. The next R rows of A are asked for.
 template <int P, int R>
 void tile_indexed(long K, const float* a, long lda, const float* b, long b_apart, const int32_t* index, float* c,
-                  long c_apart) {
+                  long c_apart, bool add) {
   constexpr int W = 2 * P;
   vf acc[R][W];
   const float* row[R];
@@ -90,7 +89,7 @@ void tile_indexed(long K, const float* a, long lda, const float* b, long b_apart
   for (int r = 0; r < R; r++) {
     row[r] = a + r * lda;
 #pragma GCC unroll 4
-    for (int w = 0; w < W; w++) acc[r][w] = vf{};
+    for (int w = 0; w < W; w++) acc[r][w] = add ? load(c + w / 2 * c_apart + r * NR + w % 2 * VL) : vf{};
   }
   auto step = [&](long k) REGRNN_LAMBDA_INLINE {
     const float* row_of_b = b + static_cast<long>(index[k]) * NR;
@@ -133,14 +132,14 @@ REGRNN_INLINE void tile_rows(int rows, long K, const float* a, long lda, long ch
 
 template <int P>
 REGRNN_INLINE void tile_rows_indexed(int rows, long K, const float* a, long lda, const float* b, long b_apart,
-                                     const int32_t* index, float* c, long c_apart) {
+                                     const int32_t* index, float* c, long c_apart, bool add) {
   switch (rows) {
-    case 1: return tile_indexed<P, 1>(K, a, lda, b, b_apart, index, c, c_apart);
-    case 2: return tile_indexed<P, 2>(K, a, lda, b, b_apart, index, c, c_apart);
-    case 3: return tile_indexed<P, 3>(K, a, lda, b, b_apart, index, c, c_apart);
-    case 4: return tile_indexed<P, 4>(K, a, lda, b, b_apart, index, c, c_apart);
-    case 5: return tile_indexed<P, 5>(K, a, lda, b, b_apart, index, c, c_apart);
-    default: return tile_indexed<P, 6>(K, a, lda, b, b_apart, index, c, c_apart);
+    case 1: return tile_indexed<P, 1>(K, a, lda, b, b_apart, index, c, c_apart, add);
+    case 2: return tile_indexed<P, 2>(K, a, lda, b, b_apart, index, c, c_apart, add);
+    case 3: return tile_indexed<P, 3>(K, a, lda, b, b_apart, index, c, c_apart, add);
+    case 4: return tile_indexed<P, 4>(K, a, lda, b, b_apart, index, c, c_apart, add);
+    case 5: return tile_indexed<P, 5>(K, a, lda, b, b_apart, index, c, c_apart, add);
+    default: return tile_indexed<P, 6>(K, a, lda, b, b_apart, index, c, c_apart, add);
   }
 }
 
