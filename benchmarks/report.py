@@ -13,7 +13,7 @@ from regrnn.errors import RegrnnError
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
-ELSEWHERE = RESULTS.with_name("performance-zen4.json")
+ELSEWHERE = sorted(RESULTS.parent.glob(f"{RESULTS.stem}-*.json"))
 TEMPLATE = Path(__file__).with_name("performance.template.md")
 HEAD = "<!-- Written by `python -m benchmarks.report`; the text is in benchmarks/performance.template.md. -->\n\n"
 
@@ -21,8 +21,8 @@ MASKS = {"step": "the paper's masks", "batch": '`masks="batch"`'}
 FACTORS = {"hidden": "hidden units", "batch": "batch", "steps": "steps", "vocabulary": "words", "threads": "threads"}
 
 
-def render(entries: Sequence[Entry], elsewhere: Sequence[Entry] = ()) -> str:
-    """The page, with ratios alone of what was measured on another machine."""
+def render(entries: Sequence[Entry], elsewhere: Sequence[Sequence[Entry]] = ()) -> str:
+    """The page, with ratios alone of what was measured on other machines."""
     text = HEAD + TEMPLATE.read_text(encoding="utf-8")
     by_part = {part: _ordered([entry for entry in entries if entry["part"] == part]) for part in TABLES}
     blocks = {"machine": machine(entries), "toy": TOY if any(entry["quick"] for entry in entries) else ""}
@@ -33,7 +33,8 @@ def render(entries: Sequence[Entry], elsewhere: Sequence[Entry] = ()) -> str:
             if found
             else f"*Not measured yet: `python -m benchmarks {part}`.*"
         )
-    blocks["elsewhere"] = "\n".join(other_machine(elsewhere)) if elsewhere else "*Not measured.*"
+    others = ["\n".join(other_machine(one)) for one in elsewhere]
+    blocks["elsewhere"] = "\n\n".join(others) if others else "*Not measured.*"
     for name, block in blocks.items():
         text = text.replace("{{" + name + "}}", block)
     while "\n\n\n" in text:
@@ -331,7 +332,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("results", nargs="*", type=Path, default=[RESULTS], help=f"files to read (default: {RESULTS})")
     parser.add_argument("--out", type=Path, default=PAGE, help=f"the page (default: {PAGE})")
-    parser.add_argument("--elsewhere", type=Path, default=ELSEWHERE, help="results of another machine (default: Zen 4)")
+    parser.add_argument(
+        "--elsewhere", nargs="*", type=Path, default=ELSEWHERE, help=f"results of other machines ({RESULTS.stem}-*.json)"
+    )
     flags = parser.parse_args(arguments)
     from benchmarks.pictures import core_picture, growth_picture
 
@@ -340,7 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in flags.results:
             for entry in read(path):
                 entries = merge(entries, entry)
-        elsewhere = read(flags.elsewhere)
+        elsewhere = [found for path in flags.elsewhere if (found := read(path))]
     except RegrnnError as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 1
