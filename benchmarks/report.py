@@ -333,7 +333,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("results", nargs="*", type=Path, default=[RESULTS], help=f"files to read (default: {RESULTS})")
     parser.add_argument("--out", type=Path, default=PAGE, help=f"the page (default: {PAGE})")
     parser.add_argument(
-        "--elsewhere", nargs="*", type=Path, default=ELSEWHERE, help=f"results of other machines ({RESULTS.stem}-*.json)"
+        "--elsewhere",
+        nargs="*",
+        type=Path,
+        default=ELSEWHERE,
+        help=f"results of other machines (default: {RESULTS.stem}-*.json)",
     )
     flags = parser.parse_args(arguments)
     from benchmarks.pictures import core_picture, growth_picture

@@ -24,6 +24,7 @@ Storage = Literal["float32", "int8"]
 
 _GATES = {"rnn_tanh": 1, "rnn_relu": 1, "rnn_sigmoid": 1, "lstm": 4, "gru": 3}
 _MOST_PROJECTED = 2**28  # floats; memory that is never written costs nothing
+_AHEAD = 16  # tokens that a draft goes ahead
 _CHUNK = 16  # bytes of one output that lie together, see `struct Matrix`
 
 
@@ -49,6 +50,7 @@ class Stack:
         self._width = core().panel_width
         self._storage = storage
         self._alive: list[Tensor] = []
+        self.weight_bytes = 0  # of what a step reads
         self._cell, self._gates, self._has_c = CELLS[cell], _GATES[cell], cell == "lstm"
         self.H = layers[0][1].size(1)
         types, self.E = embedding.shape
@@ -77,6 +79,7 @@ class Stack:
         padded[:, :of_gate] = w.detach().view(gates, of_gate, K)
         rows = padded.view(-1, K)
         filled = Matrix(K=K)
+        self.weight_bytes += rows.numel() * (rows.element_size() if self._storage == "float32" else 1)
         if self._storage == "float32":
             filled.panels = self._keep(rows.view(-1, width, K).transpose(1, 2), copy=True)
             return filled
@@ -102,12 +105,15 @@ class Stack:
     def _fill(self, state: Sequence[Tensor], logits: Tensor) -> tuple[Filled, list[Tensor]]:
         """What the core steps on, from a state (h,) or (h, c), each (L, B, H), and what it writes: h, c and scratch."""
         L, B, H = len(self._layers), state[0].size(1), self.H
-        threads, new = torch.get_num_threads(), logits.new_empty
-        h = new(2, L, B, H)
+        h = logits.new_empty(2, L, B, H)
         h[0] = state[0]
-        c = new(2, L, B, H) if self._has_c else new(0)
+        c = logits.new_empty(2, L, B, H) if self._has_c else logits.new_empty(0)
         if self._has_c:
             c[0] = state[1]
+        return self._filled(B, h, c, logits)
+
+    def _filled(self, B: int, h: Tensor, c: Tensor, logits: Tensor) -> tuple[Filled, list[Tensor]]:
+        threads, H, new = torch.get_num_threads(), self.H, logits.new_empty
         stride = max(self._decoder.stride, *(max(m.w_ih.stride, m.w_hh.stride) for m in self._layers))
         scratch = {
             "x": new(B, self.E),
@@ -118,8 +124,9 @@ class Stack:
             "rounded": torch.empty(threads, 2, B, stride, dtype=torch.int16),
             "steps": new(threads, 2, B),
             "unknown": torch.empty(threads, B, dtype=torch.int32),
+            "checked": torch.empty(B, dtype=torch.int64),
         }
-        filled = Filled(cell=self._cell, layers=L, B=B, E=self.E, H=H, V=self.V, threads=threads)
+        filled = Filled(cell=self._cell, layers=len(self._layers), B=B, E=self.E, H=H, V=self.V, threads=threads)
         filled.embedding, filled.stacked, filled.decoder = self._embedding, self._layers, self._decoder
         filled.decoder_bias = self._decoder_bias
         filled.h, filled.c, filled.logits = h.data_ptr(), c.data_ptr(), logits.data_ptr()
@@ -153,6 +160,7 @@ class Stack:
         top_k: int | None,
         top_p: float | None,
         never: Collection[int],
+        draft: Stack | None = None,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Tokens (T, B) int64, the first drawn from `logits_BV`; then the logits and the state that follow the last.
 
@@ -164,12 +172,12 @@ class Stack:
             top_k: draw among the k most probable; None among all.
             top_p: draw among the most probable that together reach p; None among all.
             never: tokens that must not be drawn.
+            draft: the same model with its weights in bytes. For one row alone: it goes ahead by a few tokens, and this
+                stack checks them together, for which it reads its weights once. What is drawn is the same.
         """
-        logits_BV = logits_BV.clone(memory_format=torch.contiguous_format)
         uniform_TB = uniform_TB.contiguous()
         tokens_TB = torch.empty(uniform_TB.shape, dtype=torch.int64)
         never_ids = torch.tensor(list(never), dtype=torch.int64)
-        filled, written = self._fill(state, logits_BV)
         drawing = Drawing(
             temperature=temperature,
             top_p=1.0 if top_p is None else top_p,
@@ -178,7 +186,22 @@ class Stack:
             nevers=len(never_ids),
             uniform=uniform_TB.data_ptr(),
         )
-        core().generate(ctypes.byref(filled), ctypes.byref(drawing), len(uniform_TB), tokens_TB.data_ptr())
+        places = ctypes.byref(drawing), len(uniform_TB), tokens_TB.data_ptr()
+        if draft is not None:
+            first, L, new = logits_BV, len(self._layers), logits_BV.new_empty
+            logits_BV = new(_AHEAD + 1, self.V)
+            logits_BV[:1] = first
+            h, c = (new(L, _AHEAD + 1, self.H) for _ in range(2))
+            for all_steps, before in zip((h, c), state, strict=False):
+                all_steps[:, :1] = before
+            filled, _ = self._filled(_AHEAD, h, c, logits_BV)
+            logits_of_draft = new(1, self.V)
+            drafted, _scratch = draft._fill(state, logits_of_draft)
+            core().generate_ahead(ctypes.byref(filled), ctypes.byref(drafted), *places)
+            return tokens_TB, logits_BV[:1], tuple(s[:, :1].contiguous() for s in (h, c)[: len(state)])
+        logits_BV = logits_BV.clone(memory_format=torch.contiguous_format)
+        filled, written = self._fill(state, logits_BV)
+        core().generate(ctypes.byref(filled), *places)
         return tokens_TB, logits_BV, self._state(written, len(uniform_TB) % 2)
 
 

@@ -59,7 +59,8 @@ def all_parts() -> list[Entry]:
 
 
 def test_the_committed_page_is_what_the_committed_results_give() -> None:
-    assert PAGE.read_text(encoding="utf-8") == render(read(RESULTS), [read(path) for path in ELSEWHERE]), "run python -m benchmarks.report"
+    page = render(read(RESULTS), [read(path) for path in ELSEWHERE])
+    assert PAGE.read_text(encoding="utf-8") == page, "run python -m benchmarks.report"
 
 
 def test_what_the_committed_page_shows_is_there() -> None:

@@ -239,21 +239,14 @@ inline void step_any(int id, int threads, Barrier& barrier, const Stack& s, cons
   }
 }
 
-// One step of all layers from `tokens`, and the logits unless V is 0; in s.x are the embeddings of those that are unknown.
-// `now` (0 or 1) says which half of the states is read. All threads meet at the end.
-inline void step_stack(int id, int threads, Barrier& barrier, const Stack& s, const Unknown& unknown, int now, Own& own) {
-  const long all = s.layers * s.B * s.H, one = s.B * s.H, panels = (s.V + NR - 1) / NR;
-  const float* x = s.x;
-  for (long i = 0; i < s.layers; i++) {
-    float *h = s.h + now * all + i * one, *c = s.c + now * all + i * one;
-    float *h_next = s.h + (1 - now) * all + i * one, *c_next = s.c + (1 - now) * all + i * one;
-    step_any(id, threads, barrier, s, s.stacked[i], i == 0 ? unknown : Unknown{nullptr, nullptr, s.B}, x, h, c, h_next, c_next,
-             own);
-    if (i == 0 && id == 0 && s.known != nullptr)  // nobody reads it before the next step
-      for (long b = 0; b < s.B; b++) s.known[unknown.tokens[b]] = 1;
-    x = h_next;
-  }
-  if (s.V == 0) return;
+// The first layer's products of these tokens are known from the next step on.
+inline void remember(int id, const Stack& s, const int64_t* tokens, long n) {
+  for (long b = 0; id == 0 && s.known != nullptr && b < n; b++) s.known[tokens[b]] = 1;
+}
+
+// The logits of x (B, H). All threads meet at the end.
+inline void decode(int id, int threads, Barrier& barrier, const Stack& s, const float* x, Own& own) {
+  const long panels = (s.V + NR - 1) / NR;
   const Operand from = operand(s.decoder, s.B, x, s.H, own.rounded, own.steps);
   own.share(id, threads, barrier, (panels + PANELS - 1) / PANELS, [&](long i) {
     const long p = i * PANELS;
@@ -269,6 +262,22 @@ inline void step_stack(int id, int threads, Barrier& barrier, const Stack& s, co
         }
     }
   });
+}
+
+// One step of all layers from `tokens`, and the logits unless V is 0; in s.x are the embeddings of those that are unknown.
+// `now` (0 or 1) says which half of the states is read. All threads meet at the end.
+inline void step_stack(int id, int threads, Barrier& barrier, const Stack& s, const Unknown& unknown, int now, Own& own) {
+  const long all = s.layers * s.B * s.H, one = s.B * s.H;
+  const float* x = s.x;
+  for (long i = 0; i < s.layers; i++) {
+    float *h = s.h + now * all + i * one, *c = s.c + now * all + i * one;
+    float *h_next = s.h + (1 - now) * all + i * one, *c_next = s.c + (1 - now) * all + i * one;
+    step_any(id, threads, barrier, s, s.stacked[i], i == 0 ? unknown : Unknown{nullptr, nullptr, s.B}, x, h, c, h_next, c_next,
+             own);
+    if (i == 0) remember(id, s, unknown.tokens, s.B);
+    x = h_next;
+  }
+  if (s.V > 0) decode(id, threads, barrier, s, x, own);
 }
 
 constexpr long LOT = 512;  // probabilities that are summed in single precision; lots are in double
@@ -380,17 +389,21 @@ inline int64_t draw(float* x, long V, const Drawing& d, float uniform) {
   return top;
 }
 
-template <class Body>
-void with_own(const Stack& s, const Body& body) {
+inline Own own_of(const Stack& s, int id, Rounds& rounds) {
   long stride = s.decoder.stride;
   for (long i = 0; i < s.layers; i++)
     stride = std::max<long>({stride, s.stacked[i].w_ih.stride, s.stacked[i].w_hh.stride});
+  int16_t* rounded = s.rounded + 2 * id * s.B * stride;
+  float* steps = s.steps + 2 * id * s.B;
+  return {s.products + id * PANELS * s.B * NR, rounded, rounded + s.B * stride, steps, steps + s.B, s.unknown + id * s.B,
+          &rounds, 0};
+}
+
+template <class Body>
+void with_own(const Stack& s, const Body& body) {
   Rounds rounds;
   parallel(static_cast<int>(s.threads), [&](int id, int threads, Barrier& barrier) {
-    int16_t* rounded = s.rounded + 2 * id * s.B * stride;
-    float* steps = s.steps + 2 * id * s.B;
-    Own own{s.products + id * PANELS * s.B * NR, rounded, rounded + s.B * stride, steps, steps + s.B, s.unknown + id * s.B,
-            &rounds, 0};
+    Own own = own_of(s, id, rounds);
     body(id, threads, barrier, own);
   });
 }
@@ -424,6 +437,104 @@ inline void generate(const Stack& s, const Drawing& d, long length, int64_t* tok
       const Unknown unknown = enter_tokens(id, threads, barrier, s, tokens + i * s.B, own);
       step_stack(id, threads, barrier, s, unknown, static_cast<int>(i % 2), own);
     }
+  });
+}
+
+// A layer over n time steps of one sequence, x (n, w_ih.K) and its states h, c (n + 1, H) from the first row on. The input's
+// products are those of all steps at once, and the recurrent weights, needed step after step, are near while they are.
+template <int cell>
+void advance_layer(int id, int threads, Barrier& barrier, const Stack& s, const StackedLayer& layer, const Unknown& unknown,
+                   long n, const float* x, float* h, float* c, Own& own) {
+  const int Q = gates_of(cell);
+  const long H = s.H, blocks = (H + NR - 1) / NR;
+  const int64_t size = 1, start = 0;
+  const Operand from = operand(layer.w_ih, unknown.count, x, layer.w_ih.K, own.rounded, own.steps);
+  own.share(id, threads, barrier, blocks, [&](long p) { project_panel(s, layer, Q, unknown, from, p, own.products); });
+  for (long t = 0; t < n; t++) {
+    Pass l{};
+    l.cell = cell, l.T = 1, l.H = H, l.sizes = &size, l.starts = &start, l.b_hn = layer.b_hn;
+    l.h0 = h + t * H, l.c0 = c + t * H, l.gates = s.gates + t * Q * H, l.h = s.h_now, l.c = s.c_now;
+    l.h_n = h + (t + 1) * H, l.c_n = c + (t + 1) * H;
+    const Steps steps{l};
+    const Operand from_state = operand(layer.w_hh, 1, l.h0, H, own.rounded_state, own.steps_state);
+    own.share(id, threads, barrier, blocks, [&](long p) {
+      panel_products(layer.w_hh, p, blocks, Q, 1, from_state, own.products);
+      for (long v = 0; v < NR && p * NR + v < H; v += VL)
+        forward_unit<cell>(l, steps, 0, 0, p * NR + v, H - p * NR - v, own.products + v, NR);
+    });
+  }
+}
+
+inline void advance_any(int id, int threads, Barrier& barrier, const Stack& s, const StackedLayer& layer, const Unknown& unknown,
+                        long n, const float* x, float* h, float* c, Own& own) {
+  switch (s.cell) {
+    case TANH: return advance_layer<TANH>(id, threads, barrier, s, layer, unknown, n, x, h, c, own);
+    case RELU: return advance_layer<RELU>(id, threads, barrier, s, layer, unknown, n, x, h, c, own);
+    case SIGMOID: return advance_layer<SIGMOID>(id, threads, barrier, s, layer, unknown, n, x, h, c, own);
+    case LSTM: return advance_layer<LSTM>(id, threads, barrier, s, layer, unknown, n, x, h, c, own);
+    default: return advance_layer<GRU>(id, threads, barrier, s, layer, unknown, n, x, h, c, own);
+  }
+}
+
+// Draws tokens (length) of one sequence as `generate` does, at less cost where weights come from memory: `draft`, the same
+// model in bytes, goes ahead with the same random numbers, and `s` checks as many of its tokens as s.B at a time, so that its
+// weights are read once for all of them (Leviathan et al. 2023). What `s` would not have drawn is drawn anew.
+//
+// s.logits are (s.B + 1, V): the first row those of the next token, before and after. The states of `s` are (layers, s.B + 1,
+// H), the first rows those before and after. Those of `draft`, whose B is 1, are scratch.
+inline void generate_ahead(const Stack& s, const Stack& draft, const Drawing& d, long length, int64_t* tokens) {
+  const long most = s.B, H = s.H, one = (most + 1) * H, V = s.V;
+  const bool has_c = s.cell == LSTM;
+  const auto row = [&](long i) { return s.logits + i * V; };
+  Rounds rounds;
+  with_own(draft, [&](int id, int threads, Barrier& barrier, Own& own_draft) {
+    Own own = own_of(s, id, rounds);
+    long at = 0;                 // the row of logits that are those of the next token
+    int64_t next = -1;           // that token, where it is known
+    for (long done = 0; done < length;) {
+      const long n = std::min(most, length - done);
+      int64_t* drawn = tokens + done;
+      if (id == 0) drawn[0] = next >= 0 ? next : draw(row(at), V, d, d.uniform[done]);
+      const Part layers(s.layers, id, threads);
+      for (long i = layers.begin; i < layers.end; i++) {
+        std::memcpy(draft.h + i * H, s.h + i * one, H * sizeof(float));
+        if (has_c) std::memcpy(draft.c + i * H, s.c + i * one, H * sizeof(float));
+      }
+      barrier.wait();
+      for (long i = 0; i + 1 < n; i++) {
+        const Unknown unknown = enter_tokens(id, threads, barrier, draft, drawn + i, own_draft);
+        step_stack(id, threads, barrier, draft, unknown, static_cast<int>(i % 2), own_draft);
+        if (id == 0) drawn[i + 1] = draw(draft.logits, V, d, d.uniform[done + i + 1]);
+        barrier.wait();
+      }
+      Stack all = s;
+      all.B = n;
+      const Unknown unknown = enter_tokens(id, threads, barrier, all, drawn, own);
+      const float* x = s.x;
+      for (long i = 0; i < s.layers; i++) {
+        advance_any(id, threads, barrier, all, s.stacked[i], i == 0 ? unknown : Unknown{nullptr, nullptr, n}, n, x,
+                    s.h + i * one, s.c + i * one, own);
+        if (i == 0) remember(id, s, drawn, n);
+        x = s.h + i * one + H;
+      }
+      all.logits = row(1);
+      decode(id, threads, barrier, all, x, own);
+      // All of them at once, since nearly all are as they were drafted; the last one's are for the next round.
+      const Part checked(n - 1, id, threads);
+      for (long i = checked.begin; i < checked.end; i++) s.checked[i] = draw(row(i + 1), V, d, d.uniform[done + i + 1]);
+      barrier.wait();
+      long kept = 1;
+      while (kept < n && s.checked[kept - 1] == drawn[kept]) kept++;
+      next = kept < n ? s.checked[kept - 1] : -1;
+      at = n;
+      done += kept;
+      for (long i = layers.begin; i < layers.end; i++) {
+        std::memcpy(s.h + i * one, s.h + i * one + kept * H, H * sizeof(float));
+        if (has_c) std::memcpy(s.c + i * one, s.c + i * one + kept * H, H * sizeof(float));
+      }
+      barrier.wait();
+    }
+    if (id == 0 && length > 0) std::memcpy(row(0), row(at), V * sizeof(float));
   });
 }
 

@@ -84,6 +84,7 @@ struct Stack {
   int16_t* rounded; // (threads, 2, B, most stride) under bytes: of a layer's input and of its state
   float* steps;     // (threads, 2, B)
   int32_t* unknown; // (threads, B)
+  int64_t* checked; // (B) where it checks what another one has drafted
 };
 
 // How tokens are drawn from logits.

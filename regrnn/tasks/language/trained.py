@@ -32,6 +32,12 @@ MARKS = string.punctuation + "“”‘’«»…"
 _SHORT_PROMPT = 4
 """Tokens that are read step by step, on weights that are laid out already: for more it pays to lay them out anew."""
 
+_FAR_WEIGHTS = 24 * 2**20
+"""Bytes of weights that are read from memory rather than from a cache."""
+
+_LONG_TEXT = 100
+"""Tokens for which a copy of such weights in bytes pays."""
+
 SEEDS = 2**63
 """Seeds are from 0 up to here."""
 
@@ -256,6 +262,10 @@ class TrainedLanguageModel:
         ]
         never = [] if vocabulary.unk_id is None else [vocabulary.unk_id]
 
+        # Weights that no cache holds are read once for several tokens, where a copy in bytes says which these may be.
+        far = len(stacks) == samples == 1 and stacks[0] is not None and stacks[0].weight_bytes >= _FAR_WEIGHTS
+        draft = self._stack("int8") if far and storage == "float32" and length >= _LONG_TEXT else None
+
         def several(logits_BV: Tensor, states: list[State], uniform_TB: Tensor) -> tuple[Tensor, Tensor, list[State]]:
             (state,) = states
             tokens_TB, logits_BV, after = stacks[0].generate(  # type: ignore[union-attr]
@@ -266,6 +276,7 @@ class TrainedLanguageModel:
                 top_k=top_k,
                 top_p=top_p,
                 never=never,
+                draft=draft,
             )
             return tokens_TB, logits_BV, [dict(zip(state, after, strict=True))]
 
