@@ -100,7 +100,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "softmax_forward": (None, [_N, _N, _N, *[_P] * 10, _S, _P, _P, _N]),
     "softmax_backward": (None, [_N, _N, _N, *[_P] * 4, _F, *[_P] * 5, _S, *[_P] * 4, _N]),
     "step": (None, [POINTER(Stack), _P]),
-    "generate_ahead": (None, [POINTER(Stack), POINTER(Stack), POINTER(Drawing), _N, _P]),
+    "generate_ahead": (None, [POINTER(Stack), POINTER(Stack), POINTER(Drawing), _P, _N, _P]),
     "generate": (None, [POINTER(Stack), POINTER(Drawing), _N, _P]),
     "sum_of_squares": (c_double, [_N, POINTER(_N), POINTER(_P), _P, _N]),
     "descend": (None, [_N, POINTER(_N), POINTER(_P), POINTER(_P), _F, _F, _F, _N]),

@@ -160,7 +160,7 @@ class Stack:
         top_k: int | None,
         top_p: float | None,
         never: Collection[int],
-        draft: Stack | None = None,
+        draft: tuple[Stack, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Tokens (T, B) int64, the first drawn from `logits_BV`; then the logits and the state that follow the last.
 
@@ -172,8 +172,9 @@ class Stack:
             top_k: draw among the k most probable; None among all.
             top_p: draw among the most probable that together reach p; None among all.
             never: tokens that must not be drawn.
-            draft: the same model with its weights in bytes. For one row alone: it goes ahead by a few tokens, and this
-                stack checks them together, for which it reads its weights once. What is drawn is the same.
+            draft: the same model with its weights in bytes, and more numbers in [0, 1), (T, 2). For one row alone: it
+                goes ahead by a few tokens, and this stack judges them together, for which it reads its weights once
+                (Leviathan et al. 2023). What is drawn has the same distribution, but is not the same.
         """
         uniform_TB = uniform_TB.contiguous()
         tokens_TB = torch.empty(uniform_TB.shape, dtype=torch.int64)
@@ -186,7 +187,7 @@ class Stack:
             nevers=len(never_ids),
             uniform=uniform_TB.data_ptr(),
         )
-        places = ctypes.byref(drawing), len(uniform_TB), tokens_TB.data_ptr()
+        places = len(uniform_TB), tokens_TB.data_ptr()
         if draft is not None:
             first, L, new = logits_BV, len(self._layers), logits_BV.new_empty
             logits_BV = new(_AHEAD + 1, self.V)
@@ -195,13 +196,16 @@ class Stack:
             for all_steps, before in zip((h, c), state, strict=False):
                 all_steps[:, :1] = before
             filled, _ = self._filled(_AHEAD, h, c, logits_BV)
-            logits_of_draft = new(1, self.V)
-            drafted, _scratch = draft._fill(state, logits_of_draft)
-            core().generate_ahead(ctypes.byref(filled), ctypes.byref(drafted), *places)
+            stack, judging_T2 = draft
+            judging_T2 = judging_T2.contiguous()
+            logits_of_draft = new(_AHEAD, self.V)
+            drafted, _scratch = stack._fill(state, logits_of_draft)
+            structures = (ctypes.byref(each) for each in (filled, drafted, drawing))
+            core().generate_ahead(*structures, judging_T2.data_ptr(), *places)
             return tokens_TB, logits_BV[:1], tuple(s[:, :1].contiguous() for s in (h, c)[: len(state)])
         logits_BV = logits_BV.clone(memory_format=torch.contiguous_format)
         filled, written = self._fill(state, logits_BV)
-        core().generate(ctypes.byref(filled), *places)
+        core().generate(ctypes.byref(filled), ctypes.byref(drawing), *places)
         return tokens_TB, logits_BV, self._state(written, len(uniform_TB) % 2)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from regrnn.kernels.memory import in_large_pages
 from regrnn.kernels.stack import LaidOut, Stack, Storage
 from regrnn.nn import GRU, LSTM, RNN
+from regrnn.search.sampling import truncate_logits
 
 LAYERS = {"lstm": LSTM, "gru": GRU, "rnn_tanh": RNN}
 TYPES, E = 40, 9
@@ -92,19 +93,49 @@ def test_tokens_that_have_come_before_give_the_same(instruction_set: str, cell: 
 @pytest.mark.parametrize("cell", LAYERS)
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.2, "top_k": 5}, {"top_p": 0.6}, {"temperature": 0.0}])
 @pytest.mark.parametrize("seed", [3, 4])
-def test_a_draft_changes_nothing(instruction_set: str, cell: str, options: dict[str, Any], seed: int) -> None:
+def test_with_a_draft_logits_and_state_are_those_of_the_tokens(
+    instruction_set: str, cell: str, options: dict[str, Any], seed: int
+) -> None:
     """To the last bit, of whatever worth the draft: with seed 3 it is the model itself, whose tokens mostly stay."""
     draft = Parts(cell, 37, TYPES, seed=seed).stack("int8")
     parts = Parts(cell, 37, TYPES)
-    stack, state, logits_1V = parts.stack(), parts.state(1), torch.randn(1, TYPES)
+    stack, first, logits_1V = parts.stack(), parts.state(1), torch.randn(1, TYPES)
     options = {"temperature": 1.0, "top_k": None, "top_p": None, "never": [2]} | options
     for length in (0, 1, 2, 16, 17, 70):
-        uniform_T1 = torch.rand(length, 1)
-        plain = parts.stack().generate(logits_1V, state, uniform_T1, **options)
-        ahead = stack.generate(logits_1V, state, uniform_T1, **options, draft=draft)
-        assert ahead[0].tolist() == plain[0].tolist()
-        assert torch.equal(ahead[1], plain[1])
-        assert all(map(torch.equal, ahead[2], plain[2]))
+        uniform_T1, judging_T2 = torch.rand(length, 1), torch.rand(length, 2)
+        ids_T1, found_1V, found = stack.generate(logits_1V, first, uniform_T1, **options, draft=(draft, judging_T2))
+        assert ids_T1.shape == (length, 1) and 2 not in ids_T1
+        expected_1V, state = logits_1V, first
+        for ids_1 in ids_T1:
+            expected_1V, state = stack.step(ids_1, state)
+        assert torch.equal(found_1V, expected_1V)
+        assert all(map(torch.equal, found, state))
+        if options["temperature"] == 0:
+            assert torch.equal(ids_T1, stack.generate(logits_1V, first, uniform_T1, **options)[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.6}, {"never": [0, 4]}])
+@pytest.mark.parametrize("likeness", [0.0, 0.3, 2.0])
+def test_with_a_draft_tokens_have_the_distribution_of_the_model(
+    instruction_set: str, options: dict[str, Any], likeness: float
+) -> None:
+    """Of a model of no weights, all of whose tokens have one distribution; that of the draft is another."""
+    V, H, draws = 6, 3, 30_000
+    generator = torch.Generator().manual_seed(5)
+    bias_V, off_V = torch.randn(2, V, generator=generator)
+    layer = (torch.zeros(4 * H, H), torch.zeros(4 * H, H))
+    model, draft = (
+        Stack("lstm", torch.zeros(V, H), [layer], (torch.zeros(V, H), bias), storage)  # type: ignore[arg-type]
+        for bias, storage in ((bias_V, "float32"), (bias_V + likeness * off_V, "int8"))
+    )
+    state = (torch.zeros(1, 1, H), torch.zeros(1, 1, H))
+    options = {"temperature": 1.0, "top_k": None, "top_p": None, "never": []} | options
+    uniform_T1, judging_T2 = (torch.rand(draws, n, generator=generator) for n in (1, 2))
+    ids_T1, _, _ = model.generate(bias_V[None], state, uniform_T1, **options, draft=(draft, judging_T2))
+    expected_V = truncate_logits(bias_V[None], **options)[0].softmax(0)
+    shares_V = ids_T1.flatten().bincount(minlength=V) / draws
+    assert (shares_V - expected_V).abs().max() < 4 * 0.5 / draws**0.5
+    assert shares_V[expected_V == 0].sum() == 0
 
 
 def test_without_a_softmax_there_are_no_logits(instruction_set: str) -> None:

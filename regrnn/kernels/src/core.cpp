@@ -136,8 +136,9 @@ EXPORT void regrnn_generate(const Stack* stack, const Drawing* drawing, int64_t 
   generate(*stack, *drawing, length, tokens);
 }
 
-EXPORT void regrnn_generate_ahead(const Stack* stack, const Stack* draft, const Drawing* drawing, int64_t length, int64_t* tokens) {
-  generate_ahead(*stack, *draft, *drawing, length, tokens);
+EXPORT void regrnn_generate_ahead(const Stack* stack, const Stack* draft, const Drawing* drawing, const float* judging,
+                                  int64_t length, int64_t* tokens) {
+  generate_ahead(*stack, *draft, *drawing, judging, length, tokens);
 }
 
 EXPORT double regrnn_sum_of_squares(int64_t count, const int64_t* n, const float* const* x, double* pieces, int64_t threads) {

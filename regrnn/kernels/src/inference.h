@@ -338,9 +338,8 @@ void keep_largest(float* x, long V, const Enough& enough) {
   }
 }
 
-// A token of one row, which overwrites its logits. As `regrnn.search.sampling.truncate_logits`, then the first token
-// at which the sum of probabilities, in the order of the tokens, is above `uniform`.
-inline int64_t draw(float* x, long V, const Drawing& d, float uniform) {
+// Where the largest of one row's logits is; those of tokens that must not be drawn become -infinity.
+inline long largest_at(float* x, long V, const Drawing& d) {
   for (long i = 0; i < d.nevers; i++) x[d.never[i]] = -std::numeric_limits<float>::infinity();
   float most = x[0];
   long top = 0;
@@ -355,13 +354,17 @@ inline int64_t draw(float* x, long V, const Drawing& d, float uniform) {
   }
   if (most == most)  // it is not if x[0] is NaN
     while (x[top] != most) top++;
-  if (d.temperature == 0.f || d.top_k == 1) return top;
+  return top;
+}
 
+// One row's logits, the largest at `top`, into probabilities times the number that is returned. As
+// `regrnn.search.sampling.truncate_logits`.
+inline double weigh(float* x, long V, long top, const Drawing& d) {
   // The largest becomes 0 and stays it, however near to 0 the temperature.
-  const float scale = std::max(d.temperature, std::numeric_limits<float>::min());
+  const float most = x[top], scale = std::max(d.temperature, std::numeric_limits<float>::min());
   for (long v = 0; v < V; v += VL) store_some(x + v, exp((load_some(x + v, V - v) - most) / scale), V - v);
   double total = upper(x, V, 0.f).sum;
-  if (!(total > 0)) return top;  // x[0] is NaN
+  if (!(total > 0)) return total;  // x[0] is NaN
   if (d.top_k > 0 && d.top_k < V) {
     keep_largest(x, V, [&](const Upper& u) { return u.count >= d.top_k; });
     total = upper(x, V, 0.f).sum;
@@ -370,6 +373,11 @@ inline int64_t draw(float* x, long V, const Drawing& d, float uniform) {
     keep_largest(x, V, [&](const Upper& u) { return u.sum >= d.top_p * total; });
     total = upper(x, V, 0.f).sum;
   }
+  return total;
+}
+
+// The first token at which the sum of probabilities, in the order of the tokens, is above `uniform`; or `top`.
+inline int64_t pick(const float* x, long V, long top, double total, float uniform) {
   double reached = 0;
   const double wanted = uniform * total;
   for (long from = 0; from < V; from += LOT) {
@@ -387,6 +395,35 @@ inline int64_t draw(float* x, long V, const Drawing& d, float uniform) {
     reached = after;
   }
   return top;
+}
+
+inline bool takes_largest(const Drawing& d) { return d.temperature == 0.f || d.top_k == 1; }
+
+// A token of one row, which overwrites its logits.
+inline int64_t draw(float* x, long V, const Drawing& d, float uniform) {
+  const long top = largest_at(x, V, d);
+  if (takes_largest(d)) return top;
+  const double total = weigh(x, V, top, d);
+  return total > 0 ? pick(x, V, top, total, uniform) : top;
+}
+
+// A token of one row where another distribution q has proposed `token` (Leviathan et al. 2023, algorithm 1): this one if p,
+// what `draw` draws from, is not below q there, and else with a probability of p / q; and otherwise one of what p has above q.
+// So it is drawn from p, whatever q is. q is as `weigh` leaves it. Overwrites both.
+inline int64_t judge(float* x, float* q, long V, const Drawing& d, int64_t token, const float* uniform) {
+  const long top = largest_at(x, V, d);
+  if (takes_largest(d)) return top;
+  const double total = weigh(x, V, top, d), of_q = upper(q, V, 0.f).sum;
+  if (!(total > 0)) return top;
+  if (!(of_q > 0)) return pick(x, V, top, total, uniform[1]);
+  if (uniform[0] * static_cast<double>(q[token]) / of_q < x[token] / total) return token;
+  const float p_scale = static_cast<float>(1 / total), q_scale = static_cast<float>(1 / of_q);
+  for (long v = 0; v < V; v += VL) {
+    const vf above = load_some(x + v, V - v) * p_scale - load_some(q + v, V - v) * q_scale;
+    store_some(q + v, max(above, vf{}), V - v);
+  }
+  const double left = upper(q, V, 0.f).sum;
+  return left > 0 ? pick(q, V, top, left, uniform[1]) : pick(x, V, top, total, uniform[1]);
 }
 
 inline Own own_of(const Stack& s, int id, Rounds& rounds) {
@@ -476,13 +513,14 @@ inline void advance_any(int id, int threads, Barrier& barrier, const Stack& s, c
   }
 }
 
-// Draws tokens (length) of one sequence as `generate` does, at less cost where weights come from memory: `draft`, the same
-// model in bytes, goes ahead with the same random numbers, and `s` checks as many of its tokens as s.B at a time, so that its
-// weights are read once for all of them (Leviathan et al. 2023). What `s` would not have drawn is drawn anew.
+// Draws tokens (length) of one sequence from the distribution that `generate` draws from, at less cost where weights come from
+// memory: `draft`, the same model in bytes, goes ahead, and `s` judges as many of its tokens as s.B at a time, so that its
+// weights are read once for all of them. judging: (length, 2) more random numbers.
 //
 // s.logits are (s.B + 1, V): the first row those of the next token, before and after. The states of `s` are (layers, s.B + 1,
-// H), the first rows those before and after. Those of `draft`, whose B is 1, are scratch.
-inline void generate_ahead(const Stack& s, const Stack& draft, const Drawing& d, long length, int64_t* tokens) {
+// H), the first rows those before and after. Those of `draft`, whose B is 1, are scratch, and so are its logits, (s.B, V).
+inline void generate_ahead(const Stack& s, const Stack& draft, const Drawing& d, const float* judging, long length,
+                           int64_t* tokens) {
   const long most = s.B, H = s.H, one = (most + 1) * H, V = s.V;
   const bool has_c = s.cell == LSTM;
   const auto row = [&](long i) { return s.logits + i * V; };
@@ -503,8 +541,10 @@ inline void generate_ahead(const Stack& s, const Stack& draft, const Drawing& d,
       barrier.wait();
       for (long i = 0; i + 1 < n; i++) {
         const Unknown unknown = enter_tokens(id, threads, barrier, draft, drawn + i, own_draft);
-        step_stack(id, threads, barrier, draft, unknown, static_cast<int>(i % 2), own_draft);
-        if (id == 0) drawn[i + 1] = draw(draft.logits, V, d, d.uniform[done + i + 1]);
+        Stack one_step = draft;
+        one_step.logits = draft.logits + i * V;
+        step_stack(id, threads, barrier, one_step, unknown, static_cast<int>(i % 2), own_draft);
+        if (id == 0) drawn[i + 1] = draw(one_step.logits, V, d, d.uniform[done + i + 1]);
         barrier.wait();
       }
       Stack all = s;
@@ -521,7 +561,8 @@ inline void generate_ahead(const Stack& s, const Stack& draft, const Drawing& d,
       decode(id, threads, barrier, all, x, own);
       // All of them at once, since nearly all are as they were drafted; the last one's are for the next round.
       const Part checked(n - 1, id, threads);
-      for (long i = checked.begin; i < checked.end; i++) s.checked[i] = draw(row(i + 1), V, d, d.uniform[done + i + 1]);
+      for (long i = checked.begin; i < checked.end; i++)
+        s.checked[i] = judge(row(i + 1), draft.logits + i * V, V, d, drawn[i + 1], judging + 2 * (done + i + 1));
       barrier.wait();
       long kept = 1;
       while (kept < n && s.checked[kept - 1] == drawn[kept]) kept++;

@@ -268,6 +268,7 @@ class TrainedLanguageModel:
 
         def several(logits_BV: Tensor, states: list[State], uniform_TB: Tensor) -> tuple[Tensor, Tensor, list[State]]:
             (state,) = states
+            judged = None if draft is None else (draft, torch.rand(len(uniform_TB), 2, generator=generator))
             tokens_TB, logits_BV, after = stacks[0].generate(  # type: ignore[union-attr]
                 logits_BV,
                 list(state.values()),
@@ -276,7 +277,7 @@ class TrainedLanguageModel:
                 top_k=top_k,
                 top_p=top_p,
                 never=never,
-                draft=draft,
+                draft=judged,
             )
             return tokens_TB, logits_BV, [dict(zip(state, after, strict=True))]
 
