@@ -297,19 +297,21 @@ def corpus(entries: Sequence[Entry]) -> Iterator[str]:
 
 def other_machine(entries: Sequence[Entry]) -> Iterator[str]:
     """Ratios, and what they are of: enough to see what changes with the processor."""
-    yield machine(entries)
-    yield ""
     what = {"step": "a step of training", "layer": "the layer alone", "translation": "translating", "memory": "memory"}
+    parts = ("step", "layer", "inference", "translation", "memory")
+    shown = [entry for entry in entries if entry["part"] in parts]
+    yield machine(shown)
+    yield ""
     rows = []
-    for part in ("step", "layer", "inference", "translation", "memory"):
-        for entry, figure in _figures(_ordered([entry for entry in entries if entry["part"] == part])):
+    for part in parts:
+        for entry, figure in _figures(_ordered([entry for entry in shown if entry["part"] == part])):
             about = _masks(entry, figure) if part in ("step", "memory") else figure["name"]
             unit = {"memory": "MiB", "translation": "sentences/s"}.get(part, "words/s")
             values = f"{number(figure['idiom']['median'])} / {number(figure['ours']['median'])} {unit}"
             rows.append([what.get(part, "scoring and generating"), _model(entry), about, values, _ratio(figure)])
     yield from _table(["", "", "", "idiom / regrnn", "ratio"], rows)
     yield ""
-    yield source(entries)
+    yield source(shown)
 
 
 TABLES: dict[str, Callable[[Sequence[Entry]], Iterator[str]]] = {
