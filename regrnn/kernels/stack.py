@@ -24,7 +24,7 @@ Storage = Literal["float32", "int8"]
 
 _GATES = {"rnn_tanh": 1, "rnn_relu": 1, "rnn_sigmoid": 1, "lstm": 4, "gru": 3}
 _MOST_PROJECTED = 2**28  # floats; memory that is never written costs nothing
-_AHEAD = 16  # tokens that a draft goes ahead
+_AHEAD = 16  # tokens that are judged together, the first of them not drafted
 _CHUNK = 16  # bytes of one output that lie together, see `struct Matrix`
 
 
