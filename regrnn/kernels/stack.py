@@ -189,24 +189,33 @@ class Stack:
         )
         places = len(uniform_TB), tokens_TB.data_ptr()
         if draft is not None:
-            first, L, new = logits_BV, len(self._layers), logits_BV.new_empty
-            logits_BV = new(_AHEAD + 1, self.V)
-            logits_BV[:1] = first
-            h, c = (new(L, _AHEAD + 1, self.H) for _ in range(2))
-            for all_steps, before in zip((h, c), state, strict=False):
-                all_steps[:, :1] = before
-            filled, _ = self._filled(_AHEAD, h, c, logits_BV)
-            stack, judging_T2 = draft
-            judging_T2 = judging_T2.contiguous()
-            logits_of_draft = new(_AHEAD, self.V)
-            drafted, _scratch = stack._fill(state, logits_of_draft)
-            structures = (ctypes.byref(each) for each in (filled, drafted, drawing))
-            core().generate_ahead(*structures, judging_T2.data_ptr(), *places)
-            return tokens_TB, logits_BV[:1], tuple(s[:, :1].contiguous() for s in (h, c)[: len(state)])
+            return tokens_TB, *self._generate_ahead(logits_BV, state, drawing, *draft, *places)
         logits_BV = logits_BV.clone(memory_format=torch.contiguous_format)
         filled, written = self._fill(state, logits_BV)
         core().generate(ctypes.byref(filled), ctypes.byref(drawing), *places)
         return tokens_TB, logits_BV, self._state(written, len(uniform_TB) % 2)
+
+    def _generate_ahead(
+        self,
+        logits_1V: Tensor,
+        state: Sequence[Tensor],
+        drawing: Drawing,
+        draft: Stack,
+        judging_T2: Tensor,
+        *places: int,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The logits and the state behind the tokens that a draft has led to."""
+        L, new, judging_T2 = len(self._layers), logits_1V.new_empty, judging_T2.contiguous()
+        logits, logits_of_draft = new(_AHEAD + 1, self.V), new(_AHEAD, self.V)
+        logits[:1] = logits_1V
+        h, c = (new(L, _AHEAD + 1, self.H) for _ in range(2))
+        for all_steps, before in zip((h, c), state, strict=False):
+            all_steps[:, :1] = before
+        filled, _scratch = self._filled(_AHEAD, h, c, logits)
+        drafted, _scratch_of_draft = draft._fill(state, logits_of_draft)
+        structures = (ctypes.byref(each) for each in (filled, drafted, drawing))
+        core().generate_ahead(*structures, judging_T2.data_ptr(), *places)
+        return logits[:1], tuple(s[:, :1].contiguous() for s in (h, c)[: len(state)])
 
 
 class LaidOut:
