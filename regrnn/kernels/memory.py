@@ -74,21 +74,22 @@ class Pool:
 
         Raises RuntimeError: there is no memory for it.
         """
-        size = 4 * math.prod(shape)
-        if size < LEAST:
+        floats = math.prod(shape)
+        lease = self._lend(4 * floats) if 4 * floats >= LEAST else None
+        if lease is None:
             return torch.empty(shape, dtype=torch.float32, device="cpu")  # whatever the user's defaults are
-        self._requests += 1
-        kind = self._kind(size)
-        kind, block = self._take(kind) or (kind, None)
-        if block is None:
-            try:
-                block = self._map(kind)
-            except OSError:
-                # Its error says how much was asked for.
-                return torch.empty(shape, dtype=torch.float32, device="cpu")
-        lease: Any = self._lease(kind).from_buffer(block)
-        lease.block = block
-        return torch.frombuffer(lease, dtype=torch.float32, count=size // 4).resize_(shape)
+        return torch.frombuffer(lease, dtype=torch.float32, count=floats).resize_(shape)
+
+    def scratch(self, floats: int) -> tuple[int, object]:
+        """The address of uninitialised room for so many float32, and what has to live while it is used.
+
+        It costs a small layer less than a tensor. Raises RuntimeError: as `empty`.
+        """
+        lease = self._lend(4 * floats) if 4 * floats >= LEAST else None
+        if lease is None:
+            tensor = torch.empty(floats, dtype=torch.float32, device="cpu")
+            return tensor.data_ptr(), tensor
+        return ctypes.addressof(lease), lease
 
     def free(self) -> None:
         """Give all blocks that no tensor has back to the system."""
@@ -99,6 +100,21 @@ class Pool:
         """Bytes that no tensor has."""
         return sum(kind * len(blocks) for kind, blocks in list(self._free.items()))
 
+    def _lend(self, size: int) -> ctypes.Array[ctypes.c_byte] | None:
+        """A block of so many bytes, until nothing refers to what is returned; None: the system has none."""
+        self._requests += 1
+        kind = self._kind(size)
+        kind, block = self._take(kind) or (kind, None)
+        if block is None:
+            try:
+                block = self._map(kind)
+            except OSError:
+                return None  # torch's error says how much was asked for
+        lease: Any = self._lease(kind).from_buffer(block)
+        lease.block = block
+        found: ctypes.Array[ctypes.c_byte] = lease
+        return found
+
     @staticmethod
     def _kind(size: int) -> int:
         """The size of the blocks made for this one: at most an eighth more, so that sizes that vary share them."""
@@ -107,10 +123,14 @@ class Pool:
 
     def _take(self, kind: int) -> tuple[int, mmap.mmap] | None:
         """The block of this size that came back last, or one that is half as large again at most, and its size."""
-        for fits in (kind, *sorted(k for k in list(self._free) if kind < k <= kind + kind // 2)):
+        try:
+            return kind, self._free[kind].pop()[1]
+        except (KeyError, IndexError):
+            pass
+        for fits in sorted(k for k in list(self._free) if kind < k <= kind + kind // 2):
             try:
                 return fits, self._free[fits].pop()[1]
-            except (KeyError, IndexError):
+            except IndexError:
                 pass
         return None
 

@@ -7,8 +7,10 @@ V classes. The operators take float32 on the CPU alone; whoever calls them looks
 from __future__ import annotations
 
 import ctypes
+import functools
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from regrnn.kernels.core import Core, Layer, Shared, choose, choose_bfloat16
 from regrnn.kernels.memory import pool
 
 CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "rnn_sigmoid": 2, "lstm": 3, "gru": 4}
+_GATES = (1, 1, 1, 4, 3)  # by the number of the cell
 _LSTM, _GRU = 3, 4
 _GROUPS = 64  # GROUPS of src/softmax.h
 _FEATURES_IN_CACHE = 96  # the least that FEATURES_IN_CACHE of src/shared.h is
@@ -89,93 +92,112 @@ def _twice(what: str) -> NoReturn:
     )
 
 
-# A layer in one direction.
+# Layers in one direction, each on top of the other.
 
 _library.define(
-    "layer(Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? sizes, "
+    "layer(Tensor x, Tensor h0, Tensor? c0, Tensor? sizes, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
     "Tensor? mask, Tensor? shared, Tensor? first, int cell, bool reverse) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "layer_backward(Tensor? d_h, Tensor? d_h_n, Tensor? d_c_n, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, "
-    "Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? sizes, Tensor? mask, Tensor? shared, Tensor? first, Tensor h, "
+    "layer_backward(Tensor? d_h, Tensor? d_h_n, Tensor? d_c_n, Tensor x, Tensor h0, Tensor? c0, Tensor? sizes, "
+    "Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? mask, Tensor? shared, Tensor? first, Tensor h, "
     "Tensor kept, int cell, bool reverse, bool wants_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
+LayerTensors: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""Of one layer: w_ih, w_hh, b_ih, b_hh; `mask` of its recurrent state: None, (N, H), or (T or 1, B or 1, H); `shared`,
+a mask of its input or None: (groups, I), whose row g is that of the rows [first[g], first[g + 1]), or (N, I); `first`
+(groups + 1,) int64, or None if each row has a mask of its own."""
+_OF_LAYER = 7
 
-def layer(
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    sizes_T: Tensor | None,
-    mask: Tensor | None,
-    shared: Tensor | None,
-    first: Tensor | None,
-    cell: str,
-    reverse: bool,
+
+def layers(
+    x: Tensor, state: Sequence[Tensor], given: Sequence[LayerTensors], sizes_T: Tensor | None, cell: str, reverse: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer in one direction; see `regrnn.nn.functional.run_layer`.
+    """L layers in one direction; see `regrnn.nn.functional.run_layers`.
 
     Args:
         x: padded (T, B, I), or packed (N, I): the rows of time 0, then those of time 1, and so on.
-        state: (h,) or (h, c), each (B, H).
-        weights: (w_ih, w_hh, b_ih, b_hh).
+        state: (h,) or (h, c), each (L, B, H), or (B, H) of one layer.
+        given: each layer's tensors, from the lowest.
         sizes_T: None, or of packed x the rows of each time step, int64, not increasing.
-        mask: of the recurrent state: None, (N, H), or (T or 1, B or 1, H).
-        shared: None, or a mask of the input (groups, I) whose row g is that of the rows [first[g], first[g + 1]).
-        first: (groups + 1,) int64, or None if each row has a mask of its own.
         cell: a key of `CELLS`.
         reverse: run from the end of each sequence.
 
     Returns:
-        h in the layout of x, and the state after the last step of each sequence, each (B, H).
+        h of the last layer in the layout of x, and the states after the last step of each sequence, as they were given.
     """
-    c0 = state[1] if cell == "lstm" else None
-    tensors = (x, state[0], c0, *weights, sizes_T, mask, shared, first)
-    operator: Any = _direct_layer if _plain(*tensors) else torch.ops.regrnn.layer
-    h, h_n, c_n, _ = operator(*tensors, CELLS[cell], reverse)
-    return h, ((h_n, c_n) if cell == "lstm" else (h_n,))
+    h0, c0 = state[0], state[1] if cell == "lstm" else None
+    tensors = (x, h0, c0, sizes_T, *itertools.chain.from_iterable(given))
+    number = CELLS[cell]
+    if _plain(*tensors):
+        h, h_n, c_n, _ = _direct_layers(*tensors, number, reverse)
+        return h, ((h_n, c_n) if cell == "lstm" else (h_n,))
+    if h0.dim() == 2:
+        h, h_n, c_n, _ = torch.ops.regrnn.layer(*tensors, number, reverse)
+        return h, ((h_n, c_n) if cell == "lstm" else (h_n,))
+    ends = []
+    for i, own in enumerate(given):
+        start = h0[i], None if c0 is None else c0[i]
+        x, h_n, c_n, _ = torch.ops.regrnn.layer(x, *start, sizes_T, *own, number, reverse)
+        ends.append((h_n, c_n) if cell == "lstm" else (h_n,))
+    return x, tuple(torch.stack(s) for s in zip(*ends, strict=True))
 
 
-def _given(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    sizes: Tensor | None,
-    mask: Tensor | None,
-    shared: Tensor | None,
-    first: Tensor | None,
-    cell: int,
-    reverse: bool,
-) -> tuple[Layer, list[Any]]:
-    """What forward and backward have in common, and the tensors that must live while it is used."""
-    tensors = _contiguous(x, h0, c0, w_ih, w_hh, b_ih, b_hh, sizes, mask, shared, first)
-    x, h0, c0, w_ih, w_hh, b_ih, b_hh, sizes, mask, shared, first = tensors
-    (B, H), in_features = h0.shape, x.size(-1)
-    out = Layer(cell, x.size(0) if sizes is None else len(sizes), B, x.shape[:-1].numel(), in_features, H, reverse)
-    out.threads = torch.get_num_threads()
-    out.x, out.h0, out.w_ih, out.w_hh = x.data_ptr(), h0.data_ptr(), w_ih.data_ptr(), w_hh.data_ptr()
-    if c0 is not None:
-        out.c0 = c0.data_ptr()
-    if b_ih is not None and b_hh is not None:
-        out.b_ih, out.b_hh = b_ih.data_ptr(), b_hh.data_ptr()
-    if sizes is not None:
-        out.sizes = sizes.data_ptr()
-    if mask is not None:
-        out.mask = mask.data_ptr()
-        if mask.dim() == 2:
-            out.mask_packed = 1
-        else:
-            out.mask_b = 0 if mask.size(1) == 1 and B > 1 else H
-            out.mask_t = 0 if mask.size(0) == 1 else mask.size(1) * H
-    if shared is not None:
-        out.x_mask = shared.data_ptr()
-        if first is not None:
-            out.groups, out.first = len(shared), first.data_ptr()
+def _each_layer(
+    cell: int, reverse: bool, x: Tensor, h0: Tensor, c0: Tensor | None, sizes: Tensor | None, *own: Tensor | None
+) -> tuple[Any, list[Any]]:
+    """What forward and backward have in common, layer by layer, and the tensors that must live while it is used."""
+    tensors = _contiguous(x, h0, c0, sizes, *own)
+    x, h0, c0, sizes, *own_ = tensors
+    B, H = h0.shape[-2:]
+    T, N, threads = x.size(0) if sizes is None else len(sizes), x.shape[:-1].numel(), torch.get_num_threads()
+    h_at, c_at, sizes_at, apart = h0.data_ptr(), _at(c0), _at(sizes), 4 * B * H
+    out = _array_of(Layer, len(own) // _OF_LAYER)()
+    for i, it in enumerate(out):
+        w_ih, w_hh, b_ih, b_hh, mask, shared, first = own_[i * _OF_LAYER : (i + 1) * _OF_LAYER]
+        it.cell, it.T, it.B, it.N, it.I, it.H, it.reverse, it.threads = cell, T, B, N, w_ih.size(1), H, reverse, threads
+        it.sizes, it.w_ih, it.w_hh, it.h0 = sizes_at, w_ih.data_ptr(), w_hh.data_ptr(), h_at + i * apart
+        if c_at is not None:
+            it.c0 = c_at + i * apart
+        if b_ih is not None:
+            it.b_ih, it.b_hh = b_ih.data_ptr(), b_hh.data_ptr()
+        if mask is not None:
+            it.mask = mask.data_ptr()
+            if mask.dim() == 2:
+                it.mask_packed = 1
+            else:
+                it.mask_b = 0 if mask.size(1) == 1 and B > 1 else H
+                it.mask_t = 0 if mask.size(0) == 1 else mask.size(1) * H
+        if shared is not None:
+            it.x_mask = shared.data_ptr()
+            if first is not None:
+                it.groups, it.first = len(shared), first.data_ptr()
+    out[0].x = x.data_ptr()
     return out, tensors
+
+
+def _keep(given: Any, kept: Tensor, h: Tensor) -> None:
+    """Says where each layer keeps what its backward pass needs, and where its h goes, which is the next one's x."""
+    one, rows = 4 * _kept_floats(given[0]), 4 * _lines(given[0].N * given[0].H)
+    at = kept.data_ptr()
+    hidden = at + len(given) * one
+    for i, it in enumerate(given):
+        it.kept, it.h = at + i * one, hidden + i * rows
+        if i > 0:
+            it.x = given[i - 1].h
+    given[-1].h = h.data_ptr()
+
+
+def _kept_floats(layer: Layer) -> int:
+    """What a layer keeps for its backward pass: `Pass` of src/pass.h."""
+    N, H = layer.N, layer.H
+    return sum(map(_lines, (N * _GATES[layer.cell] * H, N * H if layer.cell in (_LSTM, _GRU) else 0, N * H)))
+
+
+def _lines(floats: int) -> int:
+    """In whole cache lines."""
+    return (floats + _LINE - 1) // _LINE * _LINE
 
 
 def _shared(x: Tensor, mask: Tensor, first: Tensor) -> tuple[Any, list[Tensor]]:
@@ -214,49 +236,68 @@ def _contiguous(*tensors: Tensor | None) -> list[Any]:
     return [None if t is None else t.contiguous() for t in tensors]
 
 
-def _layer(x: Tensor, h0: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    given, _alive = _given(x, h0, c0, *rest)
-    kernel, it = _products(), ctypes.byref(given)
-    h = pool.empty((*x.shape[:-1], given.H))
+def _layers(x: Tensor, h0: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *tensors, cell, reverse = rest
+    given, _alive = _each_layer(cell, reverse, x, h0, c0, *tensors)
+    kernel, count = _products(), len(given)
+    h = pool.empty((*x.shape[:-1], given[0].H))
     h_n, c_n = pool.empty(h0.shape), pool.empty(_shape(c0))
-    kept, scratch = pool.empty((kernel.layer_kept(it),)), pool.empty((kernel.layer_floats(it, 0),))
-    given.h, given.h_n, given.c_n, given.kept = h.data_ptr(), h_n.data_ptr(), c_n.data_ptr(), kept.data_ptr()
-    given.scratch = scratch.data_ptr()
-    kernel.layer_forward(it)
+    kept = pool.empty((_all_kept(given),))
+    _keep(given, kept, h)
+    h_n_at, c_n_at, apart = h_n.data_ptr(), c_n.data_ptr(), 4 * given[0].B * given[0].H
+    scratch, _room = pool.scratch(kernel.layers_floats(given, count, 0))
+    for i, it in enumerate(given):
+        it.h_n, it.c_n, it.scratch = h_n_at + i * apart, c_n_at + i * apart, scratch
+    kernel.layers_forward(given, count)
     return h, h_n, c_n, kept
 
 
+def _all_kept(given: Any) -> int:
+    return len(given) * _kept_floats(given[0]) + (len(given) - 1) * _lines(given[0].N * given[0].H)
+
+
 def _layer_meta(
-    x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, *rest: Any
+    x: Tensor, h0: Tensor, c0: Tensor | None, sizes: Tensor | None, w_ih: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (B, H), N, has_c = h0.shape, x.shape[:-1].numel(), rest[-2] in (_LSTM, _GRU)
-    kept = sum((N * width + _LINE - 1) // _LINE * _LINE for width in (len(w_ih), H if has_c else 0, H))
-    empty = x.new_empty
+    (B, H), empty = h0.shape, x.new_empty
+    kept = _kept_floats(Layer(cell=rest[-2], N=x.shape[:-1].numel(), H=H))
     return empty(*x.shape[:-1], H), empty(B, H), empty(0 if c0 is None else c0.shape), empty(kept)
 
 
-def _layer_backward(
+def _layers_backward(
     d_h: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    *same, h, kept, cell, reverse, wants_x = rest
-    x, h0, c0, w_ih, w_hh, b_ih, b_hh, *_ = same
-    both_passes: tuple[Any, ...] = (*same, cell, reverse)
-    given, _alive = _given(*both_passes)
-    kernel, it = _products(), ctypes.byref(given)
+) -> tuple[Tensor, ...]:
+    """The gradients at x, h0, c0, and each layer's w_ih, w_hh, b_ih, b_hh."""
+    x, h0, c0, sizes, *own, h, kept, cell, reverse, wants_x = rest
+    given, _alive = _each_layer(cell, reverse, x, h0, c0, sizes, *own)
+    kernel, count = _products(), len(given)
+    _keep(given, kept, h)
+    for i, it in enumerate(given):
+        it.wants_x = wants_x or i > 0  # scratch depends on it
     d_h, d_h_n, d_c_n = _contiguous(d_h, d_h_n, d_c_n if cell == _LSTM else None)
-    given.d_h, given.d_h_n, given.d_c_n = _at(d_h), _at(d_h_n), _at(d_c_n)
-    given.h, given.kept, given.wants_x = h.data_ptr(), kept.data_ptr(), wants_x
     d_x, d_h0, d_c0 = pool.empty(x.shape if wants_x else (0,)), pool.empty(h0.shape), pool.empty(_shape(c0))
-    d_w_ih, d_w_hh = pool.empty(w_ih.shape), pool.empty(w_hh.shape)
-    d_b_ih, d_b_hh = pool.empty(_shape(b_ih)), pool.empty(_shape(b_hh))
-    results = (d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b_ih, d_b_hh)
-    given.d_x, given.d_h0, given.d_c0, given.d_w_ih, given.d_w_hh = [t.data_ptr() for t in results[:5]]
-    if b_ih is not None:
-        given.d_b_ih, given.d_b_hh = d_b_ih.data_ptr(), d_b_hh.data_ptr()
-    scratch = pool.empty((kernel.layer_floats(it, 1),))
-    given.scratch = scratch.data_ptr()
-    kernel.layer_backward(it)
-    return results
+    results, rows = [d_x, d_h0, d_c0], _lines(given[0].N * given[0].H)
+    apart = 4 * given[0].B * given[0].H
+    # The gradient at a layer's input is that at the h of the one below, which is done with before two more are.
+    room = kernel.layers_floats(given, count, 1)
+    scratch, _room = pool.scratch(room + min(count - 1, 2) * rows)
+    for i, it in enumerate(given):
+        weights = [pool.empty(_shape(own[i * _OF_LAYER + k])) for k in range(4)]
+        results += weights
+        it.d_w_ih, it.d_w_hh = weights[0].data_ptr(), weights[1].data_ptr()
+        if it.b_ih is not None:
+            it.d_b_ih, it.d_b_hh = weights[2].data_ptr(), weights[3].data_ptr()
+        it.scratch = scratch
+        it.d_x = d_x.data_ptr() if i == 0 else scratch + 4 * (room + (i - 1) % 2 * rows)
+        it.d_h = scratch + 4 * (room + i % 2 * rows)
+        it.d_h0, it.d_c0 = d_h0.data_ptr() + i * apart, d_c0.data_ptr() + i * apart
+        if d_h_n is not None:
+            it.d_h_n = d_h_n.data_ptr() + i * apart
+        if d_c_n is not None:
+            it.d_c_n = d_c_n.data_ptr() + i * apart
+    given[-1].d_h = _at(d_h)
+    kernel.layers_backward(given, count)
+    return tuple(results)
 
 
 def _shape(tensor: Tensor | None) -> Sequence[int]:
@@ -264,12 +305,12 @@ def _shape(tensor: Tensor | None) -> Sequence[int]:
 
 
 def _layer_backward_meta(*arguments: Any) -> tuple[Tensor, ...]:
-    x, h0, c0, w_ih, w_hh, b_ih, b_hh = arguments[3:10]
+    x, h0, c0, _, w_ih, w_hh, b_ih, b_hh = arguments[3:11]
     shapes = [x.shape if arguments[-1] else (0,), h0.shape, *map(_shape, (c0, w_ih, w_hh, b_ih, b_hh))]
     return tuple(map(x.new_empty, shapes))
 
 
-def _layer_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _layers_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.cell, ctx.reverse = inputs
     h, _, c_n, kept = output
     ctx.save_for_backward(*tensors, h, kept)
@@ -277,21 +318,25 @@ def _layer_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
     ctx.set_materialize_grads(False)
 
 
-def _layer_gradient(
+def _layers_gradient(
     ctx: Any, d_h: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
         _twice("a layer")
     given = (d_h, d_h_n, d_c_n if ctx.cell == _LSTM else None, *ctx.saved_tensors)
-    operator: Any = _layer_backward if _plain(*given) else torch.ops.regrnn.layer_backward
+    operator: Any = _layers_backward if _plain(*given) else torch.ops.regrnn.layer_backward
     wants_x = ctx.needs_input_grad[0]
-    d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = operator(*given, ctx.cell, ctx.reverse, wants_x)
-    biases = (None, None) if given[8] is None else (d_b_ih, d_b_hh)
-    d_c0 = d_c0 if ctx.cell == _LSTM else None
-    return (d_x if wants_x else None, d_h0, d_c0, d_w_ih, d_w_hh, *biases, *[None] * 6)
+    d_x, d_h0, d_c0, *of_weights = operator(*given, ctx.cell, ctx.reverse, wants_x)
+    out: list[Tensor | None] = [d_x if wants_x else None, d_h0, d_c0 if ctx.cell == _LSTM else None, None]
+    has_biases = given[_FIRST_OF_LAYERS + 2] is not None
+    for i in range(0, len(of_weights), 4):
+        out += [*of_weights[i : i + 2], *(of_weights[i + 2 : i + 4] if has_biases else (None, None)), None, None, None]
+    return (*out, None, None)
 
 
-_direct_layer = _direct("Layer", _layer, _layer_setup, _layer_gradient)
+_FIRST_OF_LAYERS = 7  # of what the backward pass is given: behind three gradients, x, h0, c0 and sizes
+
+_direct_layers = _direct("Layers", _layers, _layers_setup, _layers_gradient)
 
 
 # Softmax and cross-entropy.
@@ -498,11 +543,17 @@ def _mask(seed: Tensor, rate: float, size: Sequence[int], dtype: torch.dtype) ->
 # Gradient descent.
 
 
+@functools.cache
+def _array_of(kind: Any, count: int) -> Any:
+    """The type of so many; ctypes makes a new one each time, when nothing refers to the last."""
+    return kind * count
+
+
 def _all(tensors: Sequence[Tensor]) -> tuple[int, Any, Any]:
     """How many there are, their sizes, and where they lie."""
     count = len(tensors)
-    sizes = (ctypes.c_int64 * count)(*(t.numel() for t in tensors))
-    return count, sizes, (ctypes.c_void_p * count)(*(t.data_ptr() for t in tensors))
+    sizes = _array_of(ctypes.c_int64, count)(*(t.numel() for t in tensors))
+    return count, sizes, _array_of(ctypes.c_void_p, count)(*(t.data_ptr() for t in tensors))
 
 
 def sum_of_squares(tensors: Sequence[Tensor]) -> float:
@@ -521,8 +572,8 @@ def descend(ws: Sequence[Tensor], gradients: Sequence[Tensor], rate: float, fact
 
 def _register() -> None:
     cpu = {
-        "layer": _layer,
-        "layer_backward": _layer_backward,
+        "layer": _layers,
+        "layer_backward": _layers_backward,
         "softmax_cross_entropy": _softmax,
         "softmax_cross_entropy_backward": _softmax_backward,
         "token_log_probabilities": _log_probabilities,
@@ -541,7 +592,7 @@ def _register() -> None:
     _library.impl("mask", _mask, "CUDA")
     for name, function in meta.items():
         torch.library.register_fake(f"regrnn::{name}", function, lib=_library)
-    torch.library.register_autograd("regrnn::layer", _layer_gradient, setup_context=_layer_setup, lib=_library)
+    torch.library.register_autograd("regrnn::layer", _layers_gradient, setup_context=_layers_setup, lib=_library)
     torch.library.register_autograd(
         "regrnn::softmax_cross_entropy", _softmax_gradient, setup_context=_softmax_setup, lib=_library
     )

@@ -14,8 +14,8 @@ connection is `recurrent_mask`: it multiplies h[t-1] where it enters the recurre
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -247,13 +247,79 @@ def run_layer(
     Raises:
         RuntimeError: the sequence has no time steps.
     """
+    layer = LayerArguments(weights, recurrent_mask, input_mask)
+    return run_layers(cell, x, state, [layer], batch_sizes, reverse)
+
+
+class LayerArguments(NamedTuple):
+    """What a layer of `run_layers` is given beside its input and its state; see `run_layer`."""
+
+    weights: Weights
+    recurrent_mask: Tensor | None = None
+    input_mask: RowMasks | Tensor | None = None
+    """A tensor, in the layout of the input or broadcast to it, is multiplied by as it is."""
+
+
+def run_layers(
+    cell: Cell,
+    x: Tensor,
+    state: State,
+    layers: Sequence[LayerArguments],
+    batch_sizes: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
+    """Runs layers on top of each other, as `run_layer` each, the compiled core as many at a time as it can.
+
+    Args:
+        cell, x, batch_sizes, reverse: as of `run_layer`.
+        state: states before the first step, each (L, B, H), or of one layer (B, H).
+        layers: from the lowest.
+
+    Returns:
+        h[t] of the last layer in the layout of x, and the states after the last step, as they were given.
+
+    Raises:
+        RuntimeError: the sequence has no time steps.
+    """
     if (x.size(0) if batch_sizes is None else len(batch_sizes)) == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    on_core = fused(x, *state, *weights, recurrent_mask)
-    if input_mask is not None and not (on_core and ops.leaves_out(input_mask.first is None, len(weights[0]))):
-        x, input_mask = input_mask.strike(x), None
-    if on_core:
-        return _run_fused(cell, x, state, weights, batch_sizes, reverse, recurrent_mask, input_mask)
+    on_core = fused(x, *state, *(t for layer in layers for t in (*layer.weights, layer.recurrent_mask)))
+
+    def struck_before(layer: LayerArguments) -> bool:
+        """Whether the layer's input goes through its mask before the layer has it."""
+        mask = layer.input_mask
+        if isinstance(mask, RowMasks):
+            return not (on_core and ops.leaves_out(mask.first is None, len(layer.weights[0])))
+        return mask is not None
+
+    # Those between two masks at a time, or, without the core, one.
+    starts = [i for i, layer in enumerate(layers) if i == 0 or not on_core or struck_before(layer)]
+    ends: list[State] = []
+    for start, end in zip(starts, [*starts[1:], len(layers)], strict=True):
+        some = layers[start:end]
+        mask = some[0].input_mask
+        if mask is not None and struck_before(some[0]):
+            x = mask.strike(x) if isinstance(mask, RowMasks) else x * mask.to(x.dtype)
+            some = [some[0]._replace(input_mask=None), *some[1:]]
+        if len(starts) == 1:
+            now = state
+        else:
+            now = tuple(s[start:end] if on_core else s[start] for s in state)
+        if on_core:
+            x, last = _run_fused(cell, x, now, some, batch_sizes, reverse)
+        else:
+            of_one = now if now[0].dim() == 2 else tuple(s[0] for s in now)
+            x, last = _run_without_core(cell, x, of_one, some[0], batch_sizes, reverse)
+            last = last if state[0].dim() == 2 else tuple(s[None] for s in last)
+        ends.append(last)
+    return x, (ends[0] if len(ends) == 1 else tuple(torch.cat(s) for s in zip(*ends, strict=True)))
+
+
+def _run_without_core(
+    cell: Cell, x: Tensor, state: State, layer: LayerArguments, batch_sizes: Tensor | None, reverse: bool
+) -> tuple[Tensor, State]:
+    """One layer, by torch's operators, whose input has passed its mask."""
+    weights, recurrent_mask, _ = layer
     if reverse:
         backwards = _backwards(batch_sizes, x.device)
         x = backwards(x)
@@ -287,16 +353,16 @@ def _run_fused(
     cell: Cell,
     x: Tensor,
     state: State,
-    weights: Weights,
+    layers: Sequence[LayerArguments],
     batch_sizes: Tensor | None,
     reverse: bool,
-    recurrent_mask: Tensor | None,
-    input_mask: RowMasks | None,
 ) -> tuple[Tensor, State]:
-    """The compiled core."""
-    shared = None if input_mask is None else input_mask.values
-    first = None if input_mask is None else input_mask.first
-    return ops.layer(x, state, weights, batch_sizes, recurrent_mask, shared, first, cell, reverse)
+    """The compiled core, which leaves out what masks of the inputs strike."""
+    given = []
+    for weights, recurrent_mask, mask in layers:
+        left_out = (mask.values, mask.first) if isinstance(mask, RowMasks) else (None, None)
+        given.append((*weights, recurrent_mask, *left_out))
+    return ops.layers(x, state, given, batch_sizes, cell, reverse)
 
 
 _ATEN: dict[Cell, Callable[..., tuple[Tensor, ...]]] = {

@@ -14,13 +14,24 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from regrnn.nn.functional import GATES, Cell, Nonlinearity, State, Weights, packed_rows, rnn_cell, run_layer
+from regrnn.nn.functional import (
+    GATES,
+    Cell,
+    LayerArguments,
+    Nonlinearity,
+    State,
+    Weights,
+    packed_rows,
+    rnn_cell,
+    run_layers,
+)
 from regrnn.nn.regularization import (
     LEAST_LEFT_OUT,
     LEAST_SHARED,
@@ -163,7 +174,7 @@ class RecurrentLayer(nn.Module):
     def _run(
         self, input: Sequences, hx: State | None, generator: torch.Generator | None, leave_output: bool = False
     ) -> tuple[Sequences, State, RowMasks | None]:
-        """Brings the input into one of the two forms of `run_layer`, runs the stack, and brings it back."""
+        """Brings the input into one of the two forms of `run_layers`, runs the stack, and brings it back."""
         if isinstance(input, PackedSequence):
             x_NI, batch_sizes, sorted_indices, unsorted_indices = input
             self._check_input(x_NI, 2)
@@ -237,47 +248,58 @@ class RecurrentLayer(nn.Module):
                 b_N = sorted_indices[b_N]
             return mask[t_N if len(mask) > 1 else 0, b_N if kind != "batch" else 0]
 
-        def struck(x: Tensor, rate: float) -> tuple[Tensor, RowMasks | None]:
-            """x through its mask; or, where a product may leave out what it strikes, x and the mask."""
-            mask = draw(rate, x.size(-1), regularization.masks)
+        def draw_rows(rate: float, features: int) -> RowMasks | Tensor | None:
+            """For the rows of an input: `RowMasks` where a product may leave out what they strike."""
+            mask = draw(rate, features, regularization.masks)
             if mask is None:
-                return x, None
+                return None
             if regularization.masks != "batch" or B * regularization.every < LEAST_SHARED:
                 mask = by_rows(mask, regularization.masks)
                 if rate < LEAST_LEFT_OUT:
-                    return x * mask, None
-                return x, RowMasks(mask.expand_as(x).reshape(-1, x.size(-1)))
+                    return mask
+                return RowMasks(mask.expand(*x.shape[:-1], features).reshape(-1, features))
             sizes = torch.full((T,), B, device="cpu") if batch_sizes is None else batch_sizes
             first = torch.cat((sizes.new_zeros(1), sizes.cumsum(0)))
             steps = torch.arange(0, T + regularization.every, regularization.every, device="cpu").clamp_(max=T)
-            return x, RowMasks(mask[:, 0], first[steps])
+            return RowMasks(mask[:, 0], first[steps])
 
         recurrent_kind = regularization.recurrent_masks or regularization.masks
-        first_states = [s.unbind(0) for s in state]
-        last_states: list[State] = []
+        layers: list[LayerArguments] = []
         for layer in range(self.num_layers):
-            rate = regularization.input if layer == 0 else regularization.between
-            outputs = []
             for direction in range(self._num_directions):
-                x_struck, input_mask = struck(x, rate)
+                weights = self._weights(layer, direction)
+                rate = regularization.input if layer == 0 else regularization.between
+                input_mask = draw_rows(rate, weights[0].size(-1))
                 recurrent_mask = draw(regularization.recurrent, self.hidden_size, recurrent_kind)
-                output, last = run_layer(
-                    self.cell,
-                    x_struck,
-                    tuple(s[len(last_states)] for s in first_states),
-                    self._weights(layer, direction),
-                    batch_sizes,
-                    reverse=direction == 1,
-                    recurrent_mask=None if recurrent_mask is None else by_rows(recurrent_mask, recurrent_kind),
-                    input_mask=input_mask,
-                )
-                outputs.append(output)
-                last_states.append(last)
-            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-        output, output_mask = struck(x, regularization.output)
+                if recurrent_mask is not None:
+                    recurrent_mask = by_rows(recurrent_mask, recurrent_kind)
+                layers.append(LayerArguments(weights, recurrent_mask, input_mask))
+        output_mask = draw_rows(regularization.output, self.hidden_size * self._num_directions)
+
+        if self.bidirectional:
+            output, state = self._run_both_ways(x, state, layers, batch_sizes)
+        else:
+            output, state = run_layers(self.cell, x, state, layers, batch_sizes)
+        if isinstance(output_mask, Tensor):
+            output, output_mask = output * output_mask.to(output.dtype), None
         if output_mask is not None and not leave_output:
             output, output_mask = output_mask.strike(output), None
-        return output, tuple(torch.stack(s) for s in zip(*last_states, strict=True)), output_mask
+        return output, state, output_mask
+
+    def _run_both_ways(
+        self, x: Tensor, state: State, layers: Sequence[LayerArguments], batch_sizes: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """The layers in pairs, forward and backward, each pair over the concatenated outputs of the one below."""
+        firsts = zip(*(s.unbind(0) for s in state), strict=True)
+        lasts: list[State] = []
+        for pair in zip(layers[::2], layers[1::2], strict=True):
+            outputs = []
+            for layer, reverse in zip(pair, (False, True), strict=True):
+                output, last = run_layers(self.cell, x, next(firsts), [layer], batch_sizes, reverse)
+                outputs.append(output)
+                lasts.append(last)
+            x = torch.cat(outputs, dim=-1)
+        return x, tuple(torch.stack(s) for s in zip(*lasts, strict=True))
 
     def _check_input(self, x: Tensor, dims: int) -> None:
         weight = self.weight_ih_l0

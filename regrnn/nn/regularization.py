@@ -136,7 +136,7 @@ class RowMasks:
         if self.first is not None:
             rows = x.shape[:-1].numel()  # given, so that no device has to count them, and meta tensors can pass
             mask = mask.repeat_interleave(self.first.diff().to(x.device), dim=0, output_size=rows)
-        return x * mask.view(x.shape)
+        return x * mask.view(x.shape).to(x.dtype)  # under autocast a layer's output has another type than its input
 
 
 def draw_mask(

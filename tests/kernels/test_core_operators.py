@@ -27,11 +27,11 @@ def layer_arguments(problem: LayerProblem) -> tuple:
         leaves["x"],
         leaves["h0"],
         leaves.get("c0"),
+        problem.batch_sizes,
         leaves["w_ih"],
         leaves["w_hh"],
         leaves.get("b_ih"),
         leaves.get("b_hh"),
-        problem.batch_sizes,
         problem.recurrent_mask(),
         None if mask is None else mask.values,
         None if mask is None else mask.first,
@@ -45,8 +45,10 @@ def test_layer(cell: str) -> None:
     plain = LayerProblem(cell, 3, 5, (3, 2, 1), padded=False)
     masked = LayerProblem(cell, 3, 5, (3, 2, 1), padded=False, reverse=True, bias=False, recurrent="rows", every=2)
     for problem in (plain, masked, dataclasses.replace(masked, every=0)):
-        inputs, rest = layer_arguments(problem)[:7], layer_arguments(problem)[7:]
-        inputs = tuple(None if tensor is None else tensor.requires_grad_() for tensor in inputs)
+        inputs, rest = layer_arguments(problem)[:8], layer_arguments(problem)[8:]
+        for tensor in (*inputs[:3], *inputs[4:]):
+            if tensor is not None:
+                tensor.requires_grad_()
         opcheck(torch.ops.regrnn.layer, (*inputs, *rest), test_utils=STATIC if problem is plain else STATIC[:3])
 
 
@@ -57,10 +59,10 @@ def test_layer_backward(cell: str, every: int) -> None:
     arguments = layer_arguments(problem)
     h, h_n, c_n, kept = torch.ops.regrnn.layer(*arguments)
     (number, reverse), d_c_n = arguments[-2:], torch.ones_like(c_n) if cell == "lstm" else None
-    rest = (*arguments[7:-2], h, kept, number, reverse)
+    rest = (*arguments[8:-2], h, kept, number, reverse)
     some, others = (torch.ones_like(h), None, True, False), (None, torch.ones_like(h_n), False, True)
     for d_h, d_h_n, bias, wants_x in (some, others):
-        given = (d_h, d_h_n, d_c_n, *arguments[:5], *(arguments[5:7] if bias else (None, None)), *rest)
+        given = (d_h, d_h_n, d_c_n, *arguments[:6], *(arguments[6:8] if bias else (None, None)), *rest)
         opcheck(torch.ops.regrnn.layer_backward, (*given, wants_x), test_utils=WITHOUT_GRADIENTS)
 
 

@@ -97,14 +97,21 @@ EXPORT void regrnn_outer(int64_t M, int64_t N, int64_t K, const float* turned, c
   });
 }
 
-// Floats of scratch that a pass of this layer needs, whose own is null, and of what it keeps for the backward pass.
-EXPORT int64_t regrnn_layer_floats(const Layer* layer, int64_t backward) {
-  return backward != 0 ? BackwardPass(*layer).floats() : ForwardPass(*layer).floats();
+// Floats of scratch that a pass of these layers needs, whose own is null.
+EXPORT int64_t regrnn_layers_floats(const Layer* layers, int64_t count, int64_t backward) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < count; i++)
+    most = std::max<int64_t>(most, backward != 0 ? BackwardPass(layers[i]).floats() : ForwardPass(layers[i]).floats());
+  return most;
 }
-EXPORT int64_t regrnn_layer_kept(const Layer* layer) { return ForwardPass(*layer).kept_floats(); }
 
-EXPORT void regrnn_layer_forward(const Layer* layer) { ForwardPass(*layer).run(); }
-EXPORT void regrnn_layer_backward(const Layer* layer) { BackwardPass(*layer).run(); }
+// Layers on top of each other, each of which reads what the one below has written.
+EXPORT void regrnn_layers_forward(const Layer* layers, int64_t count) {
+  for (int64_t i = 0; i < count; i++) ForwardPass(layers[i]).run();
+}
+EXPORT void regrnn_layers_backward(const Layer* layers, int64_t count) {
+  for (int64_t i = count; i-- > 0;) BackwardPass(layers[i]).run();
+}
 
 // `shared` is null, or a mask on h whose lists of what is kept are written here; or `separate` is one of each element of h.
 EXPORT void regrnn_softmax_forward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* bias,

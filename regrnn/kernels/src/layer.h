@@ -23,11 +23,11 @@ struct Layer {
   const float* x_mask;   // that x has still to pass, or null: (N, I), or (groups, I) if `first` is not null
   int64_t groups;
   const int64_t* first;  // (groups + 1): row g of x_mask is that of the rows [first[g], first[g + 1])
-  float* scratch;        // regrnn_layer_floats
+  float* scratch;        // regrnn_layers_floats
   float* h;              // (N, H)
   float* h_n;            // (B, H): h after the last step of each row
   float* c_n;            // (B, H): c after it, of an LSTM
-  float* kept;           // regrnn_layer_kept floats, for the backward pass
+  float* kept;           // for the backward pass
   // Backward. The gradients at h, h_n and c_n are zero where they are null.
   const float* d_h;
   const float* d_h_n;
