@@ -221,10 +221,9 @@ def _dots(x: Tensor, mask: Tensor) -> Tensor:
     return pool.empty(((N + len(mask) * _DOT_ROWS) * K,))
 
 
-def _waiting(rows: Tensor, columns: int) -> Tensor:
-    """Scratch for sums of a product with so many columns, made for a part of its depth at a time."""
+def _width_in_panels(columns: int) -> int:
     width = core().panel_width
-    return pool.empty(((columns + width - 1) // width, len(rows), width))
+    return (columns + width - 1) // width * width
 
 
 def _own(rows: int, K: int, groups: int) -> int:
@@ -378,9 +377,9 @@ def _softmax(
 ) -> tuple[Tensor, Tensor, Tensor]:
     h, weight, bias, targets = _contiguous(h, weight, bias, targets)
     (N, _), V, width = h.shape, len(weight), core().panel_width
-    e, inverse_z, losses = pool.empty(((V + width - 1) // width, N, width)), pool.empty((N,)), pool.empty((N,))
-    _softmax_pass(h, weight, bias, targets, e, inverse_z, losses, shared, first)
-    return losses.sum(dtype=torch.float64).to(h.dtype), e, inverse_z
+    e, inverse_z, losses = pool.empty((_width_in_panels(V) // width, N, width)), pool.empty((N,)), pool.empty((N,))
+    total = _softmax_pass(h, weight, bias, targets, e, inverse_z, losses, shared, first)
+    return torch.tensor(total, dtype=h.dtype, device="cpu"), e, inverse_z
 
 
 def _softmax_pass(
@@ -393,10 +392,10 @@ def _softmax_pass(
     losses: Tensor,
     shared: Tensor | None,
     first: Tensor | None,
-) -> None:
-    """Fills `losses` and, unless they are None, what the backward pass needs: e and inverse_z."""
+) -> float:
+    """Fills `losses` and, unless they are None, what the backward pass needs: e and inverse_z. The sum of the losses."""
     (N, H), V, width, threads = h.shape, len(weight), core().panel_width, torch.get_num_threads()
-    most, m, sums = pool.empty((threads, N, width)), pool.empty((N,)), pool.empty((_GROUPS, N))
+    (most, *_room), m = pool.scratch(threads * N * width + _lines(N) + _GROUPS * N), 4 * threads * N * width
     lists, separate, scratch = None, None, None
     _alive: list[Tensor] = []
     if shared is not None and first is not None:
@@ -404,8 +403,9 @@ def _softmax_pass(
         scratch = pool.empty((N * H + _LINE + threads * _own(N, H, len(shared)),))
     elif shared is not None:
         separate, scratch = shared.contiguous(), _separate(h)
-    places = map(_at, (h, weight, bias, targets, e, inverse_z, losses, most, m, sums))
-    _products().softmax_forward(N, H, V, *places, lists, _at(separate), _at(scratch), threads)
+    places = (*map(_at, (h, weight, bias, targets, e, inverse_z, losses)), most, most + m, most + m + 4 * _lines(N))
+    total: float = _products().softmax_forward(N, H, V, *places, lists, _at(separate), _at(scratch), threads)
+    return total
 
 
 def _softmax_meta(
@@ -438,14 +438,15 @@ def _softmax_backward(
     if shared is not None and first is None:
         separate, scratch[2] = shared.contiguous(), _separate(h)
     else:
-        turned = pool.empty((H, N))
+        # Behind it, for the gradient at h, the sums that wait while a part of the depth is multiplied.
+        waits = _width_in_panels(H) * N if shared is None and wants_h else 0
+        turned, _room = pool.scratch(_lines(H * N) + waits)
+        waiting = turned + 4 * _lines(H * N) if waits else None
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
         scratch = [pool.empty((H, _DOT_DEPTH)), _dots(h, shared), pool.empty((threads, _own(N, H, len(shared))))]
-    elif shared is None and wants_h:
-        waiting = _waiting(h, H)
     _products().softmax_backward(
-        N, H, V, *map(_at, (h, weight, e, inverse_z)), d_loss.item(), *places, _at(turned), _at(waiting), lists,
+        N, H, V, *map(_at, (h, weight, e, inverse_z)), d_loss.item(), *places, turned, waiting, lists,
         _at(separate), *map(_at, scratch), threads,
     )  # fmt: skip
     return d_h, d_weight, d_bias
@@ -504,6 +505,57 @@ def _log_probabilities(h: Tensor, weight: Tensor, bias: Tensor | None, targets: 
     losses = h.new_empty(len(h))
     _softmax_pass(h, weight, bias, targets, None, None, losses, None, None)
     return losses.neg_()
+
+
+# Embeddings. Whoever traces or compiles has torch's operator.
+
+
+def embeds(tokens: Tensor, weight: Tensor) -> bool:
+    """Whether `embedding` takes these tensors, which `regrnn.kernels.use.fused` has let pass."""
+    return tokens.dtype == torch.int64 and tokens.is_cpu and weight.is_contiguous() and _plain(tokens, weight)
+
+
+def embedding(tokens: Tensor, weight_VE: Tensor) -> Tensor:
+    """The rows of `weight_VE` that the tokens name, whose gradient is sparse and coalesced.
+
+    Raises:
+        IndexError: a token is outside of [0, V).
+    """
+    out: Tensor = _direct_embedding(tokens, weight_VE)
+    return out
+
+
+def _embedding(tokens: Tensor, weight: Tensor) -> Tensor:
+    tokens = tokens.contiguous()
+    V, E = weight.shape
+    out = pool.empty((*tokens.shape, E))
+    places = (tokens.data_ptr(), weight.data_ptr(), out.data_ptr())
+    if not core().gather_rows(tokens.numel(), E, V, *places, torch.get_num_threads()):
+        lowest, highest = (int(t) for t in tokens.aminmax())
+        raise IndexError(f"tokens must be in [0, {V}), got {lowest if lowest < 0 else highest}")
+    return out
+
+
+def _embedding_setup(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    tokens, weight = inputs
+    ctx.save_for_backward(tokens)
+    ctx.shape = weight.shape
+
+
+def _embedding_gradient(ctx: Any, d: Tensor) -> tuple[None, Tensor]:
+    if torch.is_grad_enabled():
+        _twice("an embedding")
+    tokens, d = _contiguous(*ctx.saved_tensors, d)
+    (V, E), N, kernel, threads = ctx.shape, tokens.numel(), core(), torch.get_num_threads()
+    rows, (place, _room) = torch.empty((1, N), dtype=torch.int64, device="cpu"), pool.scratch(V)
+    count = kernel.rows_in_use(N, V, tokens.data_ptr(), place, rows.data_ptr())
+    sums = pool.empty((count, E))
+    kernel.sum_rows(N, E, count, tokens.data_ptr(), place, d.data_ptr(), sums.data_ptr(), threads)
+    rows = rows[:, :count]
+    return None, torch.sparse_coo_tensor(rows, sums, ctx.shape, is_coalesced=True, check_invariants=False)
+
+
+_direct_embedding = _direct("Embedding", _embedding, _embedding_setup, _embedding_gradient)
 
 
 # Masks.
@@ -568,6 +620,12 @@ def descend(ws: Sequence[Tensor], gradients: Sequence[Tensor], rate: float, fact
     """w -= rate * (factor * gradient + decay * w), in place, for each pair of contiguous float32 tensors."""
     places = *_all(ws), _all(gradients)[2]
     core().descend(*places, rate, factor, decay, torch.get_num_threads())
+
+
+def descend_rows(w_VE: Tensor, rows_N: Tensor, gradient_NE: Tensor, rate: float) -> None:
+    """w[rows[i]] -= rate * gradient[i], in place, for different rows; contiguous tensors, the numbers int64."""
+    places = rows_N.data_ptr(), gradient_NE.data_ptr(), w_VE.data_ptr()
+    core().descend_rows(len(rows_N), w_VE.size(1), *places, rate, torch.get_num_threads())
 
 
 def _register() -> None:

@@ -2,6 +2,7 @@
 
 from regrnn.nn.cells import GRUCell, LSTMCell, RNNCell
 from regrnn.nn.corruption import CorruptionCount, corruption_count
+from regrnn.nn.embedding import Embedding
 from regrnn.nn.functional import gru_step, lstm_step, rnn_step, run_layer
 from regrnn.nn.layers import GRU, LSTM, RNN
 from regrnn.nn.loss import softmax_cross_entropy, token_log_probabilities
@@ -12,6 +13,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "CorruptionCount",
+    "Embedding",
     "GRUCell",
     "LSTMCell",
     "RNNCell",

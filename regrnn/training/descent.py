@@ -72,12 +72,20 @@ class SGD(torch.optim.Optimizer):
 
     # The first call of one of torch's own imports all of torch._dynamo, to tell it to keep out: 70 MB and seconds.
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
     state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
     load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, or set them to zero; see torch.optim.Optimizer."""
+        for group in self.param_groups:
+            for w in group["params"]:
+                if set_to_none:
+                    w.grad = None
+                elif w.grad is not None:
+                    w.grad = w.grad.detach().zero_()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update; see torch.optim.Optimizer."""
@@ -108,7 +116,11 @@ class SGD(torch.optim.Optimizer):
             if weight_decay:
                 raise ValueError("weight_decay does not go with sparse gradients: it would decay the rows in use alone")
             gradient = gradient.coalesce()
-            w.index_add_(0, gradient.indices()[0], gradient.values(), alpha=-lr * factor)
+            rows, values = gradient.indices()[0], gradient.values()
+            if gradient.sparse_dim() == 1 and w.dim() == 2 and w.is_contiguous() and fused(w, values):
+                ops.descend_rows(w, rows.contiguous(), values.contiguous(), lr * factor)
+            else:
+                w.index_add_(0, rows, values, alpha=-lr * factor)
         else:
             if weight_decay:
                 w.mul_(1.0 - lr * weight_decay)

@@ -192,7 +192,7 @@ class Trainer:
         loss = self.task.loss(self.model, batch, self.state)
         total = loss.total.item()
         self.optimizer.zero_grad()
-        torch.autograd.backward(loss.total / loss.normaliser)
+        torch.autograd.backward(loss.total, loss.total.new_tensor(1 / loss.normaliser))
         norm = gradient_norm(self.model.parameters())
         if not (math.isfinite(norm) and math.isfinite(total)):
             raise RegrnnError(

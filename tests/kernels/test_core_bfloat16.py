@@ -70,14 +70,16 @@ def test_whole_numbers_are_multiplied_exactly(rounded: core.Core, M: int, N: int
     def filled(*shape: int) -> Tensor:
         return torch.full(shape, float("nan"))
 
+    waiting = filled(-(-N // rounded.panel_width), M, rounded.panel_width)
+
     c = filled(M, N)
     rounded.project(M, N, K, *map(ops._at, (a, weight, bias, None, c)), threads)
     assert torch.equal(c, product + bias)
-    c, waiting = filled(M, N), ops._waiting(a, N)
+    c = filled(M, N)
     rounded.product(M, N, K, a.data_ptr(), K, *map(ops._at, (b, c, waiting)), threads)
     assert torch.equal(c, product)
-    turned, sums, room = filled(N, M), filled(N), ops._waiting(a, N)
-    rounded.outer(M, N, K, a.data_ptr(), b.data_ptr(), N, *map(ops._at, (turned, sums, room)), threads)
+    turned, sums = filled(N, M), filled(N)
+    rounded.outer(M, N, K, a.data_ptr(), b.data_ptr(), N, *map(ops._at, (turned, sums, waiting)), threads)
     assert torch.equal(turned, product.t()) and torch.equal(sums, b.sum(0))
 
 
@@ -86,7 +88,8 @@ def assert_near(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, tensor in expected.items():
         assert got[name].shape == tensor.shape, name
         error = largest([got[name].double() - tensor.double()])
-        assert error <= NEAR * max(largest([tensor]), most / 10), name
+        # A quarter of the largest result: terms may cancel, and of one unit in few steps they do.
+        assert error <= NEAR * max(largest([tensor]), most / 4), name
 
 
 def assert_layer_near(problem: LayerProblem) -> None:

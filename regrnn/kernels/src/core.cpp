@@ -15,6 +15,7 @@
 #include "inference.h"
 #include "passes.h"
 #include "philox.h"
+#include "rows.h"
 #include "softmax.h"
 #include "update.h"
 
@@ -114,12 +115,12 @@ EXPORT void regrnn_layers_backward(const Layer* layers, int64_t count) {
 }
 
 // `shared` is null, or a mask on h whose lists of what is kept are written here; or `separate` is one of each element of h.
-EXPORT void regrnn_softmax_forward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* bias,
-                                   const int64_t* targets, float* e, float* inverse_z, float* losses, float* most,
-                                   float* m, float* sums, const Shared* shared, const float* separate, float* scratch,
-                                   int64_t threads) {
-  softmax_forward(N, H, V, h, w, bias, targets, e, inverse_z, losses, most, m, sums, shared, separate, scratch,
-                  static_cast<int>(threads));
+EXPORT double regrnn_softmax_forward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* bias,
+                                     const int64_t* targets, float* e, float* inverse_z, float* losses, float* most,
+                                     float* m, float* sums, const Shared* shared, const float* separate, float* scratch,
+                                     int64_t threads) {
+  return softmax_forward(N, H, V, h, w, bias, targets, e, inverse_z, losses, most, m, sums, shared, separate, scratch,
+                         static_cast<int>(threads));
 }
 
 EXPORT void regrnn_softmax_backward(int64_t N, int64_t H, int64_t V, const float* h, const float* w, const float* e,
@@ -146,6 +147,25 @@ EXPORT void regrnn_generate(const Stack* stack, const Drawing* drawing, int64_t 
 EXPORT void regrnn_generate_ahead(const Stack* stack, const Stack* draft, const Drawing* drawing, const float* judging,
                                   int64_t length, int64_t* tokens) {
   generate_ahead(*stack, *draft, *drawing, judging, length, tokens);
+}
+
+EXPORT int64_t regrnn_gather_rows(int64_t N, int64_t E, int64_t V, const int64_t* tokens, const float* weight, float* out,
+                                  int64_t threads) {
+  return gather_rows(N, E, V, tokens, weight, out, static_cast<int>(threads)) ? 1 : 0;
+}
+
+EXPORT int64_t regrnn_rows_in_use(int64_t N, int64_t V, const int64_t* tokens, int32_t* place, int64_t* rows) {
+  return rows_in_use(N, V, tokens, place, rows);
+}
+
+EXPORT void regrnn_sum_rows(int64_t N, int64_t E, int64_t count, const int64_t* tokens, const int32_t* place, const float* d,
+                            float* sums, int64_t threads) {
+  sum_rows(N, E, count, tokens, place, d, sums, static_cast<int>(threads));
+}
+
+EXPORT void regrnn_descend_rows(int64_t count, int64_t E, const int64_t* rows, const float* g, float* w, float rate,
+                                int64_t threads) {
+  descend_rows(count, E, rows, g, w, rate, static_cast<int>(threads));
 }
 
 EXPORT double regrnn_sum_of_squares(int64_t count, const int64_t* n, const float* const* x, double* pieces, int64_t threads) {

@@ -106,10 +106,10 @@ struct IntoExponentials {
   }
 };
 
-// e [panels][N][NR], inverse_z [N] (both of them or neither; else null) and the losses -log p [N]. Scratch: `most` (threads,
+// e [panels][N][NR], inverse_z [N] (both of them or neither; else null) and the losses -log p [N], whose sum it returns. Scratch: `most` (threads,
 // N, NR), m (N), sums (GROUPS, N); under a mask on h, `scratch`: if it is shared, (N, H) in whole cache lines + (threads,
 // own_floats); if each row has its own, (N, H) at `separate`, the floats of `Separate`.
-inline void softmax_forward(long N, long H, long V, const float* h, const float* w, const float* bias,
+inline double softmax_forward(long N, long H, long V, const float* h, const float* w, const float* bias,
                             const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* m,
                             float* sums, const Shared* shared, const float* separate, float* scratch, int threads) {
   const long panels = (V + NR - 1) / NR, unit = separate == nullptr ? 1 : ABREAST;
@@ -180,6 +180,9 @@ inline void softmax_forward(long N, long H, long V, const float* h, const float*
     largest_of(tops[1], V);
     exponentials(groups[1]);
   });
+  double total = 0;
+  for (long r = 0; r < N; r++) total += losses[r];
+  return total;
 }
 
 // Gradients, `factor` times; each of d_h, d_w, d_bias may be null. Scratch: turned (H, N), and waiting (panels of H, N,

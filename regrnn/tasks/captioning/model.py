@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from regrnn.kernels.stack import LaidOut
-from regrnn.nn import LSTM
+from regrnn.nn import LSTM, Embedding
 from regrnn.search.beam import Steps
 from regrnn.tasks.captioning.encoders import Vector
 from regrnn.tasks.settings import TokenModelConfig
@@ -45,7 +45,7 @@ class CaptionModel(nn.Module):
         super().__init__()
         self.config = config
         embedding_size = config.embedding_size or config.hidden_size
-        self.encoder = nn.Embedding(vocabulary_size, embedding_size)
+        self.encoder = Embedding(vocabulary_size, embedding_size)
         self.image = nn.Linear(features, embedding_size)
         self.rnn = LSTM(embedding_size, config.hidden_size, config.num_layers, dropout=config.dropout)
         self.decoder = nn.Linear(config.hidden_size, vocabulary_size)

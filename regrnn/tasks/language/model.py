@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regrnn.nn import GRU, LSTM, RNN
+from regrnn.nn import GRU, LSTM, RNN, Embedding
 from regrnn.nn.regularization import RowMasks
 from regrnn.tasks.settings import TokenModelConfig
 
@@ -31,7 +31,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         embedding_size = config.embedding_size or config.hidden_size
         layers: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
-        self.encoder = nn.Embedding(vocabulary_size, embedding_size)
+        self.encoder = Embedding(vocabulary_size, embedding_size)
         self.rnn = layers[config.cell](embedding_size, config.hidden_size, config.num_layers, dropout=config.dropout)
         self.decoder = nn.Linear(config.hidden_size, vocabulary_size)
         if config.tied:

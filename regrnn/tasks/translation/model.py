@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from regrnn.kernels.stack import LaidOut, Stack
-from regrnn.nn import LSTM, Regularization, draw_mask
+from regrnn.nn import LSTM, Embedding, Regularization, draw_mask
 from regrnn.nn.regularization import as_regularization
 from regrnn.search.beam import Steps
 from regrnn.tasks.settings import TokenModelConfig
@@ -51,8 +51,8 @@ class TranslationModel(nn.Module):
         super().__init__()
         self.config = config
         E, H = config.embedding_size or config.hidden_size, config.hidden_size
-        self.source_embedding = nn.Embedding(source_types, E)
-        self.target_embedding = nn.Embedding(target_types, E)
+        self.source_embedding = Embedding(source_types, E)
+        self.target_embedding = Embedding(target_types, E)
         self.rnn = LSTM(E, H, config.num_layers, dropout=config.dropout)
         self.reader = None if config.shared else LSTM(E, H, config.num_layers, dropout=config.dropout)
         self.decoder = nn.Linear(H, target_types)
