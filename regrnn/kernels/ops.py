@@ -440,8 +440,8 @@ def _softmax_backward(
     else:
         # Behind it, for the gradient at h, the sums that wait while a part of the depth is multiplied.
         waits = _width_in_panels(H) * N if shared is None and wants_h else 0
-        turned, _room = pool.scratch(_lines(H * N) + waits)
-        waiting = turned + 4 * _lines(H * N) if waits else None
+        turned, _room = pool.scratch(_lines((H + 1) * N) + waits)
+        waiting = turned + 4 * _lines((H + 1) * N) if waits else None
     if shared is not None and first is not None:
         lists, _alive = _shared(h, shared, first)
         scratch = [pool.empty((H, _DOT_DEPTH)), _dots(h, shared), pool.empty((threads, _own(N, H, len(shared))))]

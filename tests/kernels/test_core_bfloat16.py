@@ -70,7 +70,7 @@ def test_whole_numbers_are_multiplied_exactly(rounded: core.Core, M: int, N: int
     def filled(*shape: int) -> Tensor:
         return torch.full(shape, float("nan"))
 
-    waiting = filled(-(-N // rounded.panel_width), M, rounded.panel_width)
+    waiting = filled(-(-N // rounded.panel_width), M + 1, rounded.panel_width)
 
     c = filled(M, N)
     rounded.project(M, N, K, *map(ops._at, (a, weight, bias, None, c)), threads)
@@ -78,8 +78,8 @@ def test_whole_numbers_are_multiplied_exactly(rounded: core.Core, M: int, N: int
     c = filled(M, N)
     rounded.product(M, N, K, a.data_ptr(), K, *map(ops._at, (b, c, waiting)), threads)
     assert torch.equal(c, product)
-    turned, sums = filled(N, M), filled(N)
-    rounded.outer(M, N, K, a.data_ptr(), b.data_ptr(), N, *map(ops._at, (turned, sums, waiting)), threads)
+    turned, sums, with_ones = filled(N, M), filled(N), torch.cat((a, torch.ones(1, K)))
+    rounded.outer(M, N, K, with_ones.data_ptr(), b.data_ptr(), N, *map(ops._at, (turned, sums, waiting)), threads)
     assert torch.equal(turned, product.t()) and torch.equal(sums, b.sum(0))
 
 

@@ -89,12 +89,13 @@ EXPORT void regrnn_product(int64_t M, int64_t N, int64_t K, const float* a, int6
   });
 }
 
-// c (N, M) = (turned (M, K) b (K, N; rows ldb apart))^T, and the column sums of b (N) into sums. Scratch as of the above.
+// c (N, M) = (turned (M, K) b (K, N; rows ldb apart))^T, and the product with the row behind those of turned into sums (N).
+// Scratch as of the above, for one row more.
 EXPORT void regrnn_outer(int64_t M, int64_t N, int64_t K, const float* turned, const float* b, int64_t ldb, float* c,
                          float* sums, float* waiting, int64_t threads) {
   Turns turns;
   parallel(static_cast<int>(threads), [&](int id, int n, Barrier&) {
-    outer(id, n, turns, M, N, K, turned, b, ldb, c, sums, nullptr, waiting);
+    outer(id, n, turns, N, K, turned, b, ldb, {{c, M, N, sums}, true}, waiting);
   });
 }
 

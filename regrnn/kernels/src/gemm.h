@@ -143,6 +143,31 @@ struct IntoColumns {
   }
 };
 
+// C transposed, of an A whose rows are those of `first` (its ld of them), then one of weights, if `summed`, whose row of C are
+// the sums that `first` has a place for, then those of `second`. So B is packed once for all of them.
+struct IntoParts {
+  static constexpr bool wants_sums = false;
+  IntoColumns first;
+  bool summed = false;
+  IntoColumns second = {nullptr, 0, 0};
+
+  float weight(long) const { return 1.f; }
+  void sums(long, const float*, bool) const {}
+  long rows() const { return first.ld + summed + second.ld; }
+  void ask(long panel, long panels, long row0, long rows) const {
+    const long behind = first.ld + summed;
+    if (row0 < first.ld) first.ask(panel, panels, row0, rows);
+    if (row0 >= behind) second.ask(panel, panels, row0 - behind, rows);
+  }
+  void operator()(long panel, long row0, long rows, const float* values) const {
+    const long at = first.ld, behind = at + summed, end = row0 + rows;
+    if (row0 < at) first(panel, row0, std::min(end, at) - row0, values);
+    if (summed && row0 <= at && at < end) first.sums(panel, values + (at - row0) * NR, false);
+    const long from = std::max(row0, behind);
+    if (from < end) second(panel, from - behind, end - from, values + (from - row0) * NR);
+  }
+};
+
 // The weighted sums of a panel's columns over some of its rows, for a sink that wants them.
 template <class Sink>
 class Sums {

@@ -185,7 +185,7 @@ inline double softmax_forward(long N, long H, long V, const float* h, const floa
   return total;
 }
 
-// Gradients, `factor` times; each of d_h, d_w, d_bias may be null. Scratch: turned (H, N), and waiting (panels of H, N,
+// Gradients, `factor` times; each of d_h, d_w, d_bias may be null. Scratch: turned (H + 1, N), and waiting (panels of H, N,
 // NR) for d_h; under a shared mask on h, instead of waiting, turned_w (H, DOT_DEPTH), dots
 // (N + groups DOT_ROWS) H and own (threads, own_floats); if each row has its own, at `separate`, none but `own`, the floats of
 // `Separate`.
@@ -199,7 +199,7 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
   Turns turns;
   parallel(threads, [&](int id, int n, Barrier& barrier) {
     const bool weights = d_w != nullptr || d_bias != nullptr;
-    const IntoColumns sink{d_w, H, V, d_bias, nullptr, inverse_z, factor};
+    const IntoColumns sink{d_w, d_w == nullptr ? 0 : H, V, d_bias, nullptr, inverse_z, factor};
     const Rows rows{e, NR, N * NR};
     if (shared != nullptr) {
       if (weights) compact_turned(id, n, *shared, h, inverse_z, factor, turned);
@@ -218,13 +218,17 @@ inline void softmax_backward(long N, long H, long V, const float* h, const float
       if (weights) kept.weight_gradient(id, V, Ready{e, N}, sink);
       return;
     }
+    float* const last = turned + H * N;  // the row whose product is the gradient at the bias
     if (weights) transpose(id, n, h, N, H, H, inverse_z, factor, turned);
+    for (long r = 0; id == 0 && r < N; r++) last[r] = inverse_z[r] * factor;
     barrier.wait();
     Held held;
     if (d_h != nullptr)
       multiply_deep(id, n, N, H, V, rows, ByRows{w, H, H}, IntoRows{d_h, H, H, nullptr, nullptr, inverse_z, factor}, waiting,
                     held);
-    if (weights) multiply(id, n, d_w == nullptr ? 1 : H, V, N, Rows{turned, N}, Ready{e, N}, sink, held, &turns);
+    const IntoParts parts{sink, d_bias != nullptr};
+    const Rows a{d_w == nullptr ? last : turned, N};
+    if (weights) multiply(id, n, parts.rows(), V, N, a, Ready{e, N}, parts, held, &turns);
   });
 }
 
