@@ -27,9 +27,9 @@ FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
 # run time: nothing here may depend on the machine that compiles.
 INSTRUCTION_SETS = [("baseline", 4, "")]  # SSE2, NEON: what every processor of the architecture has
 if platform.machine() in ("x86_64", "AMD64"):
-    AVX512 = "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mfma -mbmi -mprefer-vector-width=512"
+    AVX512 = "-mprfchw -mavx512f -mavx512dq -mavx512vl -mavx512bw -mfma -mbmi -mprefer-vector-width=512"
     BFLOAT16 = f"{AVX512} -mavx512bf16 -DREGRNN_BFLOAT16"
-    INSTRUCTION_SETS += [("avx2", 8, "-mavx2 -mfma -mbmi"), ("avx512", 16, AVX512)]
+    INSTRUCTION_SETS += [("avx2", 8, "-mprfchw -mavx2 -mfma -mbmi"), ("avx512", 16, AVX512)]
     # Their products round to bfloat16. Left out where the compiler is too old for them.
     INSTRUCTION_SETS += [("avx512bf16", 16, f"{BFLOAT16}=1"), ("amx", 16, f"{BFLOAT16}=2 -mamx-tile -mamx-bf16")]
 OPTIONAL = ("avx512bf16", "amx")

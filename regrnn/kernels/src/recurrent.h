@@ -138,6 +138,20 @@ REGRNN_INLINE void ask_for_gates(const Pass& l, const Steps& steps, long s, long
       for (long j = 0; j < NR; j += 16) __builtin_prefetch(g + j, 1);
 }
 
+// Asks for all that `forward_unit` and `enter` work on in those units of one row: their product has meanwhile pushed it out of
+// the first-level cache.
+template <int cell>
+REGRNN_INLINE void ask_for_row(const Pass& l, const Steps& steps, long s, long b, bool goes_on, long p) {
+  constexpr int Q = gates_of(cell);
+  const long row = steps.start(s) + b, H = l.H;
+  for (long j = p * NR; j < (p + 1) * NR; j += 16) {
+    for (int q = 0; q < Q; q++) __builtin_prefetch(l.gates + row * Q * H + q * H + j, 1);
+    __builtin_prefetch(l.h + row * H + j, 1);
+    if (cell == LSTM || cell == GRU) __builtin_prefetch(l.c + row * H + j, 1);
+    if (goes_on) __builtin_prefetch(l.entering + (steps.start(s + 1) + b) * H + j, 1);
+  }
+}
+
 // Copies the units of one panel, from j, of a row of states into what step s multiplies, through its mask.
 inline void enter(const Pass& l, const Steps& steps, long s, long b, const float* state, long j) {
   float* out = l.entering + (steps.start(s) + b) * l.H;
@@ -177,6 +191,8 @@ void forward_cell(const Pass& l, Shares& shares, int id, int threads, Barrier& b
         ask_for_gates<cell>(l, steps, s, b0, rows, p);
         products(held, l.packed + p * panel, Q, H, rows, l.entering + (steps.start(s) + b0) * H, H, u, after);
         for (long r = 0; r < rows; r++) {
+          constexpr long AHEAD = 4;
+          ask_for_row<cell>(l, steps, s, b0 + r + AHEAD, b0 + r + AHEAD < coming, p);
           for (long v = 0; v < NR && p * NR + v < H; v += VL)
             forward_unit<cell>(l, steps, s, b0 + r, p * NR + v, H - p * NR - v, u + r * NR + v, rows * NR);
           const long b = b0 + r;
