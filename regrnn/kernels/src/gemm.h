@@ -75,6 +75,7 @@ struct Rows {
 // C row by row, with one or two biases (or none) on its columns, and a factor and a factor for each row (or none).
 struct IntoRows {
   static constexpr bool wants_sums = false;
+  static constexpr bool takes_half = true;  // of a panel whose second vector is beyond the last column
   float* c;
   long ld, N;
   const float* bias = nullptr;
@@ -111,6 +112,7 @@ struct IntoRows {
 // C transposed, c[j * ld + r], unless c is null; and the column sums of B.
 struct IntoColumns {
   static constexpr bool wants_sums = true;
+  static constexpr bool takes_half = true;
   float* c;
   long ld, N;
   float* column_sums = nullptr;
@@ -147,6 +149,7 @@ struct IntoColumns {
 // the sums that `first` has a place for, then those of `second`. So B is packed once for all of them.
 struct IntoParts {
   static constexpr bool wants_sums = false;
+  static constexpr bool takes_half = true;
   IntoColumns first;
   bool summed = false;
   IntoColumns second = {nullptr, 0, 0};

@@ -21,9 +21,9 @@ struct Held {};
 constexpr long DEPTH = KB / PAIR;  // rows of panels side by side that are worked on at a time
 
 // values[p][row][NR] (+)= the product of tiles [first, last) of A with P panels of B from `panel` on, over k in [from, to)
-// alone; added to where `from` is not 0. The panels' parts lie `apart` floats from each other. What is packed next, of panels
+// alone; added to where `from` is not 0. Of each panel the first V vectors. The panels' parts lie `apart` floats from each other. What is packed next, of panels
 // from `coming` on in the end, and where the last sums go is asked for meanwhile, as all of it comes from memory.
-template <int P, class Source, class Sink>
+template <int P, int V, class Source, class Sink>
 void strip(long M, long first, long last, long from, long to, Rows a, const Source& b, long panel, long coming,
            const Sink& sink, bool gives, float* values, long apart) {
   alignas(64) static thread_local float packed[P * DEPTH * NR];
@@ -43,12 +43,22 @@ void strip(long M, long first, long last, long from, long to, Rows a, const Sour
     for (long i = first; i < last; i++) {
       if (next_panel >= 0) b.ask(next_panel, P, next_k, next_n, i - first, last - first);
       const long r = tile_start(M, tiles, i), count = tile_start(M, tiles, i + 1) - r;
-      tile_rows<P, Ahead::rows>(static_cast<int>(count), n, ak + r * a.ld, a.ld, a.chunk, bk[0], bk[P - 1] - bk[0],
-                                values + (r - row0) * NR, apart, k0 > 0, nullptr);
+      tile_rows<P, Ahead::rows, V>(static_cast<int>(count), n, ak + r * a.ld, a.ld, a.chunk, bk[0], bk[P - 1] - bk[0],
+                                   values + (r - row0) * NR, apart, k0 > 0, nullptr);
       if (end && gives) sink.ask(panel, P, r, count);
     }
   }
   for (int p = 0; sums_too && p < P; p++) sums[p].give(sink, panel + p, from > 0);
+}
+
+// Calls visit(1), or visit(2) of vectors that have to be computed of the panel: of those that a sink has to have or that are not
+// beyond the last column.
+template <class Sink, int P, class Visit>
+void by_width(long columns, const Visit& visit) {
+  if (P == 1 && Sink::takes_half && columns <= VL)
+    visit(std::integral_constant<int, 1>());
+  else
+    visit(std::integral_constant<int, 2>());
 }
 
 // Calls visit(panel, P, first, last, coming) for all of a thread's part of the panels: P of them side by side, all of their
@@ -101,7 +111,9 @@ void multiply(int id, int threads, long M, long N, long K, Rows a, const Source&
     for (long first = begin; first < end; first += BLOCK_TILES) {
       const long last = std::min(first + BLOCK_TILES, end);
       const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
-      strip<P>(M, first, last, 0, K, a, b, panel, last < end ? panel : coming, sink, true, values, apart);
+      by_width<Sink, P>(N - panel * NR, [&](auto V) {
+        strip<P, V>(M, first, last, 0, K, a, b, panel, last < end ? panel : coming, sink, true, values, apart);
+      });
       for (int p = 0; p < P; p++) {
         if (K == 0) std::memset(values + p * apart, 0, rows * NR * sizeof(float));
         sink(panel + p, row0, rows, values + p * apart);
@@ -125,7 +137,9 @@ void multiply_deep(int id, int threads, long M, long N, long K, Rows a, const So
     each_strip(id, threads, (N + NR - 1) / NR, tiles, [&](long panel, auto P, long first, long last, long coming) {
       const long row0 = tile_start(M, tiles, first), rows = tile_start(M, tiles, last) - row0;
       float* values = waiting + (panel * M + row0) * NR;
-      strip<P>(M, first, last, from, to, a, b, panel, coming, sink, to == K, values, M * NR);
+      by_width<Sink, P>(N - panel * NR, [&](auto V) {
+        strip<P, V>(M, first, last, from, to, a, b, panel, coming, sink, to == K, values, M * NR);
+      });
       for (int p = 0; to == K && p < P; p++) sink(panel + p, row0, rows, values + p * M * NR);
     });
   }
@@ -141,22 +155,23 @@ void pack_panel(const Source& b, long panel, long k0, long K, float* out) {
 
 // Products of P panels, K rows each and `apart` floats from each other, with `rows` rows of a, over n of the K rows; added to
 // what is in out[p][rows][NR] if `add`. Meanwhile the lines at `next` are fetched.
-template <int P>
+template <int P, int V>
 void some_products(const float* panel, long apart, long n, long rows, const float* a, long lda, float* out, bool add,
                    const float* next) {
   const long tiles = tiles_of(rows);
   for (long i = 0; i < tiles; i++) {
     const long r = tile_start(rows, tiles, i);
     const int count = static_cast<int>(tile_start(rows, tiles, i + 1) - r);
-    tile_rows<P, Ahead::panel>(count, n, a + r * lda, lda, NR, panel, apart, out + r * NR, rows * NR, add,
-                               next + n * NR * i / tiles);
+    tile_rows<P, Ahead::panel, V>(count, n, a + r * lda, lda, NR, panel, apart, out + r * NR, rows * NR, add,
+                                  next + n * NR * i / tiles);
   }
 }
 
 // Products of `rows` rows of a, K wide, with Q panels that lie one after the other from `block`, into
-// out[q][rows][NR]. While one piece of a panel is worked on, the lines of the next are fetched; `after` comes last.
-inline void products(Held&, const float* block, int Q, long K, long rows, const float* a, long lda, float* out,
-                     const float* after) {
+// out[q][rows][NR]; of each its first V vectors. While one piece of a panel is worked on, the lines of the next are fetched;
+// `after` comes last.
+template <int V>
+void products_of(const float* block, int Q, long K, long rows, const float* a, long lda, float* out, const float* after) {
   for (long k0 = 0; k0 < K; k0 += DEPTH) {
     const long n = std::min(DEPTH, K - k0);
     for (int q = 0, wide; q < Q; q += wide) {
@@ -165,11 +180,20 @@ inline void products(Held&, const float* block, int Q, long K, long rows, const 
       const float* next = q + wide < Q ? panel + wide * K * NR : k0 + n < K ? block + (k0 + n) * NR : after;
       float* c = out + q * rows * NR;
       if (wide == 2)
-        some_products<PAIR>(panel, K * NR, n, rows, a + k0, lda, c, k0 > 0, next);
+        some_products<PAIR, V>(panel, K * NR, n, rows, a + k0, lda, c, k0 > 0, next);
       else
-        some_products<1>(panel, 0, n, rows, a + k0, lda, c, k0 > 0, next);
+        some_products<1, V>(panel, 0, n, rows, a + k0, lda, c, k0 > 0, next);
     }
   }
+}
+
+// The same of panels with so many columns each, or more than NR.
+inline void products(Held&, const float* block, int Q, long K, long rows, const float* a, long lda, float* out,
+                     const float* after, long columns) {
+  if (columns <= VL)
+    products_of<1>(block, Q, K, rows, a, lda, out, after);
+  else
+    products_of<2>(block, Q, K, rows, a, lda, out, after);
 }
 
 }  // namespace REGRNN_ISA

@@ -130,7 +130,7 @@ void pack_panel(const Source& b, long panel, long k0, long K, float* out) {
 }
 
 inline void products(Held& held, const float* panels, int Q, long K, long rows, const float* a, long lda, float* out,
-                     const float*) {
+                     const float*, long) {
   for (long k0 = 0; k0 < K; k0 += MOST_HELD / SIDE) {
     const long n = std::min(MOST_HELD / SIDE, K - k0), depth = squares(n);
     const bf16* ak = held.rows(Rows{a, lda}, 0, rows, k0, n);

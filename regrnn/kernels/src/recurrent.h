@@ -189,7 +189,8 @@ void forward_cell(const Pass& l, Shares& shares, int id, int threads, Barrier& b
       for (long b0 = share.begin_row(p, size); b0 < end; b0 += STEP_ROWS) {
         const long rows = std::min(STEP_ROWS, end - b0);
         ask_for_gates<cell>(l, steps, s, b0, rows, p);
-        products(held, l.packed + p * panel, Q, H, rows, l.entering + (steps.start(s) + b0) * H, H, u, after);
+        products(held, l.packed + p * panel, Q, H, rows, l.entering + (steps.start(s) + b0) * H, H, u, after,
+                 H - p * NR);
         for (long r = 0; r < rows; r++) {
           constexpr long AHEAD = 4;
           ask_for_row<cell>(l, steps, s, b0 + r + AHEAD, b0 + r + AHEAD < coming, p);
@@ -288,11 +289,11 @@ void backward_cell(const Pass& l, Shares& shares, int id, int threads, Barrier& 
     const float* d = l.d_gates + (steps.start(s) + b0) * ld;
     if (cell == GRU) {
       float* second = u + STEP_ROWS * NR;
-      products(held, first_part, 1, K1, rows, d, ld, u, first_part + second_part);
-      products(held, first_part + second_part, 1, K2, rows, d + 3 * H, ld, second, after);
+      products(held, first_part, 1, K1, rows, d, ld, u, first_part + second_part, H - p * NR);
+      products(held, first_part + second_part, 1, K2, rows, d + 3 * H, ld, second, after, H - p * NR);
       for (long i = 0; i < rows * NR; i++) u[i] += second[i];
     } else {
-      products(held, first_part, wide, K, rows, d, ld, u, after);
+      products(held, first_part, wide, K, rows, d, ld, u, after, H - p * NR);
     }
     for (long r = 0; r < rows; r++) {
       const float* mask = steps.mask(s, b0 + r);

@@ -42,6 +42,7 @@ struct Offsets {
 // The largest logits, by lanes.
 struct IntoLargest {
   static constexpr bool wants_sums = false;
+  static constexpr bool takes_half = false;
   const float* bias;
   long V;
   float* most;  // [N][NR], this thread's
@@ -63,6 +64,7 @@ struct IntoLargest {
 // place, so that the gradient there, minus the others' share, is exact where it is small.
 struct IntoExponentials {
   static constexpr bool wants_sums = false;
+  static constexpr bool takes_half = false;
   const float* bias;
   long V, N, first;
   const float* m;          // [N]

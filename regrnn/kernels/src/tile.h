@@ -17,15 +17,16 @@ enum class Ahead { nothing, rows, panel };
 // loaded serves both: fewer loads for a multiply-add, which counts most where another program runs on the same core.
 constexpr int PAIR = VL == 16 ? 2 : 1;
 
-// c[p][r][j] (+)= sum over k < K of a[r][k] b[p][k][j], p < P, r < R, j < NR.
+// c[p][r][j] (+)= sum over k < K of a[r][k] b[p][k][j], p < P, r < R, j < V VL: of whole panels (V is 2), or of their first
+// vectors, where the others are beyond the last column.
 //
 // Row r of A begins at a + r * lda; every NR of its elements lie together, and such chunks lie `chunk` floats apart
 // (NR where rows are contiguous). Row k of panel p of B begins at b + p * b_apart + k * NR, row r of its part of C at
 // c + p * c_apart + r * NR. What is asked for at `next` lies in P places b_apart from each other too.
-template <int P, int R, Ahead ahead>
+template <int P, int V, int R, Ahead ahead>
 void tile(long K, const float* a, long lda, long chunk, const float* b, long b_apart, float* c, long c_apart, bool add,
           const float* next) {
-  constexpr int W = 2 * P;  // vectors in a row
+  constexpr int W = V * P;  // vectors in a row
   vf acc[R][W];
   const float *row[R], *panel[P];
 #pragma GCC unroll 2
@@ -34,12 +35,12 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
   for (int r = 0; r < R; r++) {
     row[r] = a + r * lda;
 #pragma GCC unroll 4
-    for (int w = 0; w < W; w++) acc[r][w] = add ? load(c + w / 2 * c_apart + r * NR + w % 2 * VL) : vf{};
+    for (int w = 0; w < W; w++) acc[r][w] = add ? load(c + w / V * c_apart + r * NR + w % V * VL) : vf{};
   }
   auto step = [&](long k) REGRNN_LAMBDA_INLINE {
     vf bk[W];
 #pragma GCC unroll 4
-    for (int w = 0; w < W; w++) bk[w] = load(panel[w / 2] + k * NR + w % 2 * VL);
+    for (int w = 0; w < W; w++) bk[w] = load(panel[w / V] + k * NR + w % V * VL);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const vf x = splat(row[r][k]);
@@ -75,7 +76,7 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-    for (int w = 0; w < W; w++) store(c + w / 2 * c_apart + r * NR + w % 2 * VL, acc[r][w]);
+    for (int w = 0; w < W; w++) store(c + w / V * c_apart + r * NR + w % V * VL, acc[r][w]);
 }
 
 // The same with rows of A contiguous and row index[k] of B in the place of row k. The next R rows of A are asked for.
@@ -117,16 +118,16 @@ void tile_indexed(long K, const float* a, long lda, const float* b, long b_apart
     for (int w = 0; w < W; w++) store(c + w / 2 * c_apart + r * NR + w % 2 * VL, acc[r][w]);
 }
 
-template <int P, Ahead ahead>
+template <int P, Ahead ahead, int V = 2>
 REGRNN_INLINE void tile_rows(int rows, long K, const float* a, long lda, long chunk, const float* b, long b_apart,
                              float* c, long c_apart, bool add, const float* next) {
   switch (rows) {
-    case 1: return tile<P, 1, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
-    case 2: return tile<P, 2, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
-    case 3: return tile<P, 3, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
-    case 4: return tile<P, 4, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
-    case 5: return tile<P, 5, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
-    default: return tile<P, 6, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
+    case 1: return tile<P, V, 1, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
+    case 2: return tile<P, V, 2, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
+    case 3: return tile<P, V, 3, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
+    case 4: return tile<P, V, 4, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
+    case 5: return tile<P, V, 5, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
+    default: return tile<P, V, 6, ahead>(K, a, lda, chunk, b, b_apart, c, c_apart, add, next);
   }
 }
 
