@@ -83,8 +83,6 @@ struct IntoRows {
   const float* row_factor = nullptr;
   float factor = 1.f;
 
-  float weight(long) const { return 1.f; }
-  void sums(long, const float*, bool) const {}
   // Asks for where so many rows of so many panels will go.
   void ask(long panel, long panels, long row0, long rows) const {
     for (long r = row0; r < row0 + rows; r++)
@@ -121,10 +119,10 @@ struct IntoColumns {
   float factor = 1.f;  // of the sums alone
 
   float weight(long k) const { return weights == nullptr ? factor : factor * weights[k]; }
-  void sums(long panel, const float* values, bool add) const {
+  void sums(long panel, const float* values) const {
     const long j = panel * NR, width = N - j < NR ? N - j : NR;
     for (float* out : {column_sums, column_sums2})
-      for (long i = 0; out != nullptr && i < width; i++) out[j + i] = add ? out[j + i] + values[i] : values[i];
+      for (long i = 0; out != nullptr && i < width; i++) out[j + i] = values[i];
   }
   void ask(long panel, long panels, long row0, long rows) const {
     constexpr long LINE = 16;
@@ -148,14 +146,11 @@ struct IntoColumns {
 // C transposed, of an A whose rows are those of `first` (its ld of them), then one of weights, if `summed`, whose row of C are
 // the sums that `first` has a place for, then those of `second`. So B is packed once for all of them.
 struct IntoParts {
-  static constexpr bool wants_sums = false;
   static constexpr bool takes_half = true;
   IntoColumns first;
   bool summed = false;
   IntoColumns second = {nullptr, 0, 0};
 
-  float weight(long) const { return 1.f; }
-  void sums(long, const float*, bool) const {}
   long rows() const { return first.ld + summed + second.ld; }
   void ask(long panel, long panels, long row0, long rows) const {
     const long behind = first.ld + summed;
@@ -165,30 +160,28 @@ struct IntoParts {
   void operator()(long panel, long row0, long rows, const float* values) const {
     const long at = first.ld, behind = at + summed, end = row0 + rows;
     if (row0 < at) first(panel, row0, std::min(end, at) - row0, values);
-    if (summed && row0 <= at && at < end) first.sums(panel, values + (at - row0) * NR, false);
+    if (summed && row0 <= at && at < end) first.sums(panel, values + (at - row0) * NR);
     const long from = std::max(row0, behind);
     if (from < end) second(panel, from - behind, end - from, values + (from - row0) * NR);
   }
 };
 
-// The weighted sums of a panel's columns over some of its rows, for a sink that wants them.
-template <class Sink>
+// The weighted sums of a panel's columns.
 class Sums {
  public:
-  // Rows [k0, k0 + n), which lie at p.
-  void add(const Sink& sink, const float* p, long k0, long n) {
+  // Of rows [k0, k0 + n), which lie at p.
+  void add(const IntoColumns& sink, const float* p, long k0, long n) {
     for (long k = 0; k < n; k++) {
       const vf w = splat(sink.weight(k0 + k));
       sums_[0] += w * load(p + k * NR);
       sums_[1] += w * load(p + k * NR + VL);
     }
   }
-  // `add`: to what the sink has.
-  void give(const Sink& sink, long panel, bool add) const {
+  void give(const IntoColumns& sink, long panel) const {
     float out[NR];
     store(out, sums_[0]);
     store(out + VL, sums_[1]);
-    sink.sums(panel, out, add);
+    sink.sums(panel, out);
   }
 
  private:

@@ -21,22 +21,18 @@ struct Held {};
 constexpr long DEPTH = KB / PAIR;  // rows of panels side by side that are worked on at a time
 
 // values[p][row][NR] (+)= the product of tiles [first, last) of A with P panels of B from `panel` on, over k in [from, to)
-// alone; added to where `from` is not 0. Of each panel the first V vectors. The panels' parts lie `apart` floats from each other. What is packed next, of panels
-// from `coming` on in the end, and where the last sums go is asked for meanwhile, as all of it comes from memory.
+// alone; added to where `from` is not 0. Of each panel the first V vectors. The panels' parts lie `apart` floats from each
+// other. What is packed next, of panels from `coming` on in the end, and where the sums go, if they are the last ones, is asked
+// for meanwhile, as all of it comes from memory.
 template <int P, int V, class Source, class Sink>
 void strip(long M, long first, long last, long from, long to, Rows a, const Source& b, long panel, long coming,
-           const Sink& sink, bool gives, float* values, long apart) {
+           const Sink& sink, bool last_ones, float* values, long apart) {
   alignas(64) static thread_local float packed[P * DEPTH * NR];
   const long tiles = tiles_of(M), row0 = tile_start(M, tiles, first);
-  const bool sums_too = Sink::wants_sums && first == 0;
-  Sums<Sink> sums[P];
   for (long k0 = from; k0 < to; k0 += DEPTH) {
     const long n = std::min(DEPTH, to - k0);
     const float* bk[P];
-    for (int p = 0; p < P; p++) {
-      bk[p] = b.pack(panel + p, k0, n, packed + p * DEPTH * NR);
-      if (sums_too) sums[p].add(sink, bk[p], k0, n);
-    }
+    for (int p = 0; p < P; p++) bk[p] = b.pack(panel + p, k0, n, packed + p * DEPTH * NR);
     const float* ak = a.p + k0 / NR * a.chunk;
     const bool end = k0 + n == to;
     const long next_panel = end ? coming : panel, next_k = end ? from : k0 + n, next_n = std::min(DEPTH, to - next_k);
@@ -45,10 +41,9 @@ void strip(long M, long first, long last, long from, long to, Rows a, const Sour
       const long r = tile_start(M, tiles, i), count = tile_start(M, tiles, i + 1) - r;
       tile_rows<P, Ahead::rows, V>(static_cast<int>(count), n, ak + r * a.ld, a.ld, a.chunk, bk[0], bk[P - 1] - bk[0],
                                    values + (r - row0) * NR, apart, k0 > 0, nullptr);
-      if (end && gives) sink.ask(panel, P, r, count);
+      if (end && last_ones) sink.ask(panel, P, r, count);
     }
   }
-  for (int p = 0; sums_too && p < P; p++) sums[p].give(sink, panel + p, from > 0);
 }
 
 // Calls visit(1), or visit(2) of vectors that have to be computed of the panel: of those that a sink has to have or that are not
@@ -98,8 +93,7 @@ void each_strip(Turns& turns, int id, int threads, long panels, long tiles, cons
 }
 
 // C = A B: this thread's part, or what it gets of `turns`. The sink is called as sink(panel, first_row, rows, values) with
-// values[rows][NR] for every part of C, and as sink.sums(panel, values[NR], add) with the weighted column sums of B, sum
-// over k of weight[k] B[k][j], if it wants them: of all k, or of some and then of others, to be added.
+// values[rows][NR] for every part of C.
 template <class Source, class Sink>
 void multiply(int id, int threads, long M, long N, long K, Rows a, const Source& b, const Sink& sink, Held&,
               Turns* turns = nullptr) {

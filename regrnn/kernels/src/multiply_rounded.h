@@ -48,18 +48,14 @@ class Held {
 alignas(64) thread_local bf16 Held::place_[MOST_HELD];
 thread_local Held::What Held::now_ = {};
 
-// Rows [k0, k0 + n) of a panel, rounded; a sink gets the sums of its columns as they were, in float32.
-template <class Source, class Sink = IntoRows>
-void round_part(const Source& b, long panel, long k0, long n, bf16* out, const Sink* sink = nullptr) {
+// Rows [k0, k0 + n) of a panel, rounded.
+template <class Source>
+void round_part(const Source& b, long panel, long k0, long n, bf16* out) {
   alignas(64) static thread_local float packed[KB * NR];
-  Sums<Sink> sums;
   for (long k = 0; k < n; k += KB) {
     const long some = std::min(KB, n - k);
-    const float* from = b.pack(panel, k0 + k, some, packed);
-    round_panel(from, some, out + k * NR);
-    if (Sink::wants_sums && sink != nullptr) sums.add(*sink, from, k0 + k, some);
+    round_panel(b.pack(panel, k0 + k, some, packed), some, out + k * NR);
   }
-  if (Sink::wants_sums && sink != nullptr) sums.give(*sink, panel, k0 > 0);
 }
 
 // As in multiply.h, but without turns: a thread keeps to rows that it has rounded.
@@ -81,15 +77,12 @@ void multiply(int id, int threads, long M, long N, long K, Rows a, const Source&
       const long from = first * SIDE, rows = std::min(M, last * SIDE) - from;
       for (long k0 = 0; k0 < K; k0 += MOST_DEPTH) {
         const long n = std::min(MOST_DEPTH, K - k0), depth = squares(n);
-        round_part(b, panel, k0, n, rounded, first == 0 ? &sink : nullptr);
+        round_part(b, panel, k0, n, rounded);
         const bf16* ak = held.rows(a, row0, held_rows, k0, n) + (from - row0) * depth * SIDE;
         for (long r = 0; r < rows; r += SIDE, ak += depth * 2 * SQUARE)
           block(depth, ak, depth * SQUARE, std::min(SIDE, rows - r), rounded, values + r * NR, k0 > 0);
       }
-      if (K == 0) {
-        std::memset(values, 0, rows * NR * sizeof(float));
-        round_part(b, panel, 0, 0, rounded, first == 0 ? &sink : nullptr);
-      }
+      if (K == 0) std::memset(values, 0, rows * NR * sizeof(float));
       sink(panel, from, rows, values);
     }
   }
@@ -112,7 +105,7 @@ void multiply_deep(int id, int threads, long M, long N, long K, Rows a, const So
         if (first >= last) continue;
         const long from = first * SIDE, rows = std::min(M, last * SIDE) - from;
         float* values = waiting + (panel * M + from) * NR;
-        round_part(b, panel, k0, n, rounded, first == 0 ? &sink : nullptr);
+        round_part(b, panel, k0, n, rounded);
         const bf16* ak = held.rows(a, row0, held_rows, k0, n) + (from - row0) * depth * SIDE;
         for (long r = 0; r < rows; r += SIDE, ak += depth * 2 * SQUARE)
           block(depth, ak, depth * SQUARE, std::min(SIDE, rows - r), rounded, values + r * NR, k0 > 0);

@@ -111,15 +111,15 @@ void strip_of_kept(const Kept& a, const Source& b, long panel, const Sink& sink,
   float* const packed = in_one_register(place);
   for (long row0 = 0; row0 < a.rows; row0 += ROWS_HELD) {
     const long rows = std::min(ROWS_HELD, a.rows - row0), apart = rows * NR;
-    const bool sums_too = Sink::wants_sums && row0 == 0;
-    Sums<Sink> sums[P];
+    Sums sums[P];
     for (long w = 0; w < words_of(a.columns); w++) {
       const long k0 = w * WORD, n = std::min(WORD, a.columns - k0);
       for (int p = 0; p < P; p++) {
         float* to = packed + p * WORD * NR;
         const float* from = b.pack(panel + p, k0, n, to);
         if (from != to) std::memcpy(to, from, n * NR * sizeof(float));
-        if (sums_too) sums[p].add(sink, to, k0, n);
+        if constexpr (Sink::wants_sums)
+          if (row0 == 0) sums[p].add(sink, to, k0, n);
       }
       const float* x = a.values + (w * a.rows + row0) * WORD;
       const uint64_t* bits = a.bits + w * a.rows + row0;
@@ -127,7 +127,8 @@ void strip_of_kept(const Kept& a, const Source& b, long panel, const Sink& sink,
     }
     for (int p = 0; p < P; p++) {
       if (a.columns == 0) std::memset(values + p * apart, 0, apart * sizeof(float));
-      if (sums_too) sums[p].give(sink, panel + p, false);
+      if constexpr (Sink::wants_sums)
+        if (row0 == 0) sums[p].give(sink, panel + p);
       sink(panel + p, row0, rows, values + p * apart);
     }
   }

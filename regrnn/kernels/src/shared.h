@@ -271,10 +271,10 @@ void shared_weight_gradient(Turns& turns, const Shared& s, long columns, const f
     const long wide = std::min<long>(PAIR, panels - p);
     const float* from[PAIR];
     for (long w = 0; w < wide; w++) {
-      Sums<IntoColumns> sums;
+      Sums sums;
       from[w] = b.pack(p + w, 0, s.N, packed + w * s.N * NR);
       sums.add(sink, from[w], 0, s.N);
-      sums.give(sink, p + w, false);
+      sums.give(sink, p + w);
     }
     std::memset(values, 0, wide * apart * sizeof(float));
     for (long i = 0; i < places.parts; i++)

@@ -33,8 +33,8 @@ struct Group {
 struct Offsets {
   alignas(64) float values[NR];
   Offsets(const float* bias, long j, long V) {
-    for (long i = 0; i < NR; i++)
-      values[i] = j + i >= V ? -std::numeric_limits<float>::infinity() : bias == nullptr ? 0.f : bias[j + i];
+    for (int v = 0; v < NR; v += VL) store(values + v, bias == nullptr ? vf{} : load_some(bias + j + v, V - j - v));
+    for (long i = V - j; i < NR; i++) values[i] = -std::numeric_limits<float>::infinity();
   }
   vf operator[](int v) const { return load(values + v); }
 };
@@ -47,8 +47,6 @@ struct IntoLargest {
   long V;
   float* most;  // [N][NR], this thread's
 
-  float weight(long) const { return 1.f; }
-  void sums(long, const float*, bool) const {}
   void ask(long, long, long, long) const {}
   void operator()(long panel, long row0, long rows, const float* values) const {
     const Offsets offsets(bias, panel * NR, V);
@@ -73,8 +71,6 @@ struct IntoExponentials {
   float* lanes;            // [N][VL], this thread's: sums
   float* target_logits;    // [N]
 
-  float weight(long) const { return 1.f; }
-  void sums(long, const float*, bool) const {}
   void ask(long panel, long panels, long row0, long rows) const {
     if (e == nullptr) return;
     for (long w = first + panel; w < first + panel + panels; w++)
