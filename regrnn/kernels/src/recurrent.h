@@ -72,14 +72,16 @@ class Shares {
   const long panels;
 
   // Calls visit(share, p, n, next) for panels [p, p + n) of a share, `next` being the one after them. Steps are counted from
-  // 0, and there is a barrier between them.
+  // 0, and there is a barrier between them. Every other step goes back from the end, so that it begins with what the caches
+  // still have of the weights.
   template <class Visit>
   void each(int id, int threads, long step, long most, const Visit& visit) {
     const auto count = [&](int whose) { return Share{panels, whose, threads}.count(most); };
     steps_.each(id, threads, step, count, [&](int whose, long i) {
       const Share share{panels, whose, threads};
-      const Share::Panels now = share.panels_at(i, most);
-      visit(share, now.p, now.n, now.p + now.n < share.end() ? now.p + now.n : share.first());
+      const long last = share.count(most) - 1, at = step % 2 == 0 ? i : last - i;
+      const Share::Panels now = share.panels_at(at, most);
+      visit(share, now.p, now.n, share.panels_at(step % 2 == 0 ? std::min(at + 1, last) : std::max(at - 1, 0L), most).p);
     });
   }
 
