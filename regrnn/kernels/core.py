@@ -103,6 +103,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "generate": (None, [POINTER(Stack), POINTER(Drawing), _N, _P]),
     "gather_rows": (_N, [_N, _N, _N, _P, _P, _P, _N]),
     "rows_in_use": (_N, [_N, _N, _P, _P, _P]),
+    "ascending": (_N, [_N, _P]),
     "sum_rows": (None, [_N, _N, _N, _P, _P, _P, _P, _N]),
     "descend_rows": (None, [_N, _N, _P, _P, _P, _F, _N]),
     "sum_of_squares": (c_double, [_N, POINTER(_N), POINTER(_P), _P, _N]),

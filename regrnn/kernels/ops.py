@@ -104,7 +104,7 @@ _library.define(
     "Tensor kept, int cell, bool reverse, bool wants_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
-LayerTensors: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+LayerTensors: TypeAlias = tuple[Tensor, Tensor, *tuple[Tensor | None, ...]]
 """Of one layer: w_ih, w_hh, b_ih, b_hh; `mask` of its recurrent state: None, (N, H), or (T or 1, B or 1, H); `shared`,
 a mask of its input or None: (groups, I), whose row g is that of the rows [first[g], first[g + 1]), or (N, I); `first`
 (groups + 1,) int64, or None if each row has a mask of its own."""
@@ -264,9 +264,9 @@ def _layer_meta(
 
 
 def _layers_backward(
-    d_h: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None, *rest: Any
+    d_h: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None, *rest: Any, wants_state: bool = True
 ) -> tuple[Tensor, ...]:
-    """The gradients at x, h0, c0, and each layer's w_ih, w_hh, b_ih, b_hh."""
+    """The gradients at x, h0, c0, and each layer's w_ih, w_hh, b_ih, b_hh; those at x, h0, c0 empty if unwanted."""
     x, h0, c0, sizes, *own, h, kept, cell, reverse, wants_x = rest
     given, _alive = _each_layer(cell, reverse, x, h0, c0, sizes, *own)
     kernel, count = _products(), len(given)
@@ -274,12 +274,13 @@ def _layers_backward(
     for i, it in enumerate(given):
         it.wants_x = wants_x or i > 0  # scratch depends on it
     d_h, d_h_n, d_c_n = _contiguous(d_h, d_h_n, d_c_n if cell == _LSTM else None)
-    d_x, d_h0, d_c0 = pool.empty(x.shape if wants_x else (0,)), pool.empty(h0.shape), pool.empty(_shape(c0))
-    results, rows = [d_x, d_h0, d_c0], _lines(given[0].N * given[0].H)
-    apart = 4 * given[0].B * given[0].H
+    d_x = pool.empty(x.shape if wants_x else (0,))
+    d_h0, d_c0 = (pool.empty(_shape(state) if wants_state else (0,)) for state in (h0, c0))
+    results, rows, states = [d_x, d_h0, d_c0], _lines(given[0].N * given[0].H), given[0].B * given[0].H
     # The gradient at a layer's input is that at the h of the one below, which is done with before two more are.
     room = kernel.layers_floats(given, count, 1)
-    scratch, _room = pool.scratch(room + min(count - 1, 2) * rows)
+    scratch, _room = pool.scratch(room + min(count - 1, 2) * rows + (0 if wants_state else 2 * _lines(states)))
+    unwanted, apart = scratch + 4 * (room + min(count - 1, 2) * rows), 4 * states
     for i, it in enumerate(given):
         weights = [pool.empty(_shape(own[i * _OF_LAYER + k])) for k in range(4)]
         results += weights
@@ -289,7 +290,10 @@ def _layers_backward(
         it.scratch = scratch
         it.d_x = d_x.data_ptr() if i == 0 else scratch + 4 * (room + (i - 1) % 2 * rows)
         it.d_h = scratch + 4 * (room + i % 2 * rows)
-        it.d_h0, it.d_c0 = d_h0.data_ptr() + i * apart, d_c0.data_ptr() + i * apart
+        if wants_state:
+            it.d_h0, it.d_c0 = d_h0.data_ptr() + i * apart, d_c0.data_ptr() + i * apart
+        else:
+            it.d_h0, it.d_c0 = unwanted, unwanted + 4 * _lines(states)
         if d_h_n is not None:
             it.d_h_n = d_h_n.data_ptr() + i * apart
         if d_c_n is not None:
@@ -323,10 +327,13 @@ def _layers_gradient(
     if torch.is_grad_enabled():
         _twice("a layer")
     given = (d_h, d_h_n, d_c_n if ctx.cell == _LSTM else None, *ctx.saved_tensors)
-    operator: Any = _layers_backward if _plain(*given) else torch.ops.regrnn.layer_backward
-    wants_x = ctx.needs_input_grad[0]
-    d_x, d_h0, d_c0, *of_weights = operator(*given, ctx.cell, ctx.reverse, wants_x)
-    out: list[Tensor | None] = [d_x if wants_x else None, d_h0, d_c0 if ctx.cell == _LSTM else None, None]
+    wants_x, wants_h0, wants_c0 = ctx.needs_input_grad[:3]
+    if _plain(*given):
+        results = _layers_backward(*given, ctx.cell, ctx.reverse, wants_x, wants_state=wants_h0 or wants_c0)
+    else:
+        results = torch.ops.regrnn.layer_backward(*given, ctx.cell, ctx.reverse, wants_x)
+    d_x, d_h0, d_c0, *of_weights = results
+    out: list[Tensor | None] = [d_x if wants_x else None, d_h0 if wants_h0 else None, d_c0 if wants_c0 else None, None]
     has_biases = given[_FIRST_OF_LAYERS + 2] is not None
     for i in range(0, len(of_weights), 4):
         out += [*of_weights[i : i + 2], *(of_weights[i + 2 : i + 4] if has_biases else (None, None)), None, None, None]
@@ -393,7 +400,7 @@ def _softmax_pass(
     shared: Tensor | None,
     first: Tensor | None,
 ) -> float:
-    """Fills `losses` and, unless they are None, what the backward pass needs: e and inverse_z. The sum of the losses."""
+    """Fills `losses`, whose sum it returns, and, unless they are None, e and inverse_z for the backward pass."""
     (N, H), V, width, threads = h.shape, len(weight), core().panel_width, torch.get_num_threads()
     (most, *_room), m = pool.scratch(threads * N * width + _lines(N) + _GROUPS * N), 4 * threads * N * width
     lists, separate, scratch = None, None, None
@@ -553,6 +560,12 @@ def _embedding_gradient(ctx: Any, d: Tensor) -> tuple[None, Tensor]:
     kernel.sum_rows(N, E, count, tokens.data_ptr(), place, d.data_ptr(), sums.data_ptr(), threads)
     rows = rows[:, :count]
     return None, torch.sparse_coo_tensor(rows, sums, ctx.shape, is_coalesced=True, check_invariants=False)
+
+
+def ascending(rows_N: Tensor) -> bool:
+    """Whether each of these numbers (int64, on the CPU) is larger than the one before."""
+    rows_N = rows_N.contiguous()
+    return bool(core().ascending(len(rows_N), rows_N.data_ptr()))
 
 
 _direct_embedding = _direct("Embedding", _embedding, _embedding_setup, _embedding_gradient)

@@ -1,5 +1,9 @@
-"""torch.nn.Embedding whose sparse gradient the compiled core makes."""
+"""torch.nn.Embedding whose sparse gradient the compiled core makes.
 
+Shapes: V types, E features.
+"""
+
+import torch
 from torch import Tensor, nn
 
 from regrnn.kernels import ops
@@ -7,7 +11,7 @@ from regrnn.kernels.use import fused
 
 
 class Embedding(nn.Embedding):
-    """torch.nn.Embedding, the same but for ``sparse=True`` on the compiled core: the gradient comes coalesced.
+    """torch.nn.Embedding, the same but that of ``sparse=True`` the compiled core makes the gradient, without a sort.
 
     Beside a small model, what torch takes to sort and sum the rows of a sparse gradient shows.
     """
@@ -19,6 +23,6 @@ class Embedding(nn.Embedding):
             IndexError: a token is outside of [0, V).
         """
         own = self.sparse and self.padding_idx is None and self.max_norm is None and not self.scale_grad_by_freq
-        if own and fused(self.weight) and ops.embeds(input, self.weight):
+        if own and not torch.compiler.is_compiling() and fused(self.weight) and ops.embeds(input, self.weight):
             return ops.embedding(input, self.weight)
         return super().forward(input)

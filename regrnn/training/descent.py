@@ -27,7 +27,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
         if gradient is None:
             continue
         if gradient.is_sparse:
-            gradient = parameter.grad = gradient.coalesce()
+            gradient = parameter.grad = coalesced(gradient)
             gradient = gradient.values()
         if fused(gradient):
             on_core.append(gradient.contiguous())
@@ -36,6 +36,18 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     if on_core:
         total += ops.sum_of_squares(on_core)
     return math.sqrt(total)
+
+
+def coalesced(gradient: Tensor) -> Tensor:
+    """A sparse gradient with each row once, in order.
+
+    Autograd forgets that `regrnn.nn.Embedding` has made it so; torch's own coalesce() would sort and copy.
+    """
+    if not gradient.is_coalesced() and gradient.sparse_dim() == 1:
+        rows, values = gradient._indices(), gradient._values()
+        if fused(values) and ops.ascending(rows[0]):
+            return torch.sparse_coo_tensor(rows, values, gradient.shape, is_coalesced=True, check_invariants=False)
+    return gradient.coalesce()
 
 
 def clip_factor(norm: float, clip: float | None) -> float:
@@ -115,7 +127,7 @@ class SGD(torch.optim.Optimizer):
         if gradient.is_sparse:
             if weight_decay:
                 raise ValueError("weight_decay does not go with sparse gradients: it would decay the rows in use alone")
-            gradient = gradient.coalesce()
+            gradient = coalesced(gradient)
             rows, values = gradient.indices()[0], gradient.values()
             if gradient.sparse_dim() == 1 and w.dim() == 2 and w.is_contiguous() and fused(w, values):
                 ops.descend_rows(w, rows.contiguous(), values.contiguous(), lr * factor)

@@ -1,5 +1,6 @@
 """Blocks of memory that tensors leave are used again, by nobody while a tensor has them, and given back in the end."""
 
+import ctypes
 import gc
 import multiprocessing
 import threading
@@ -42,6 +43,18 @@ def test_memory_is_used_again_once_nothing_refers_to_it(pool: Pool) -> None:
     del view
     assert pool.held() >= LEAST
     assert pool.empty(LARGE).data_ptr() == place
+
+
+@pytest.mark.parametrize("floats", [0, 7, LEAST])
+def test_scratch_is_room_that_comes_back(pool: Pool, floats: int) -> None:
+    place, room = pool.scratch(floats)
+    numbers = (ctypes.c_float * floats).from_address(place) if floats else []
+    for i in (0, floats - 1) if floats else ():
+        numbers[i] = 1.5
+    other, _other_room = pool.scratch(floats)
+    assert floats == 0 or other != place
+    del room
+    assert floats < LEAST // 4 or (pool.held() >= 4 * floats and pool.scratch(floats)[0] == place)
 
 
 def test_sizes_that_vary_share_blocks_with_little_to_spare(pool: Pool) -> None:

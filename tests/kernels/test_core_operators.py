@@ -124,7 +124,7 @@ class Seen(TorchDispatchMode):
 
 
 def test_whoever_watches_sees_the_operators_and_the_same_numbers() -> None:
-    lstm, weight = LSTM(3, 5), torch.randn(7, 5, requires_grad=True)
+    lstm, weight = LSTM(3, 5, 2), torch.randn(7, 5, requires_grad=True)
     x, targets = torch.randn(4, 2, 3), torch.arange(8) % 7
 
     def gradients() -> list[torch.Tensor]:
@@ -136,7 +136,7 @@ def test_whoever_watches_sees_the_operators_and_the_same_numbers() -> None:
     with Seen() as seen:
         watched = gradients()
     assert seen.names == [
-        "layer", "softmax_cross_entropy", "softmax_cross_entropy_backward", "layer_backward"
+        "layer", "layer", "softmax_cross_entropy", "softmax_cross_entropy_backward", "layer_backward", "layer_backward"
     ]  # fmt: skip
     assert all(torch.equal(a, b) for a, b in zip(alone, watched, strict=True))
 

@@ -159,6 +159,12 @@ EXPORT int64_t regrnn_rows_in_use(int64_t N, int64_t V, const int64_t* tokens, i
   return rows_in_use(N, V, tokens, place, rows);
 }
 
+EXPORT int64_t regrnn_ascending(int64_t N, const int64_t* rows) {
+  for (int64_t i = 1; i < N; i++)
+    if (rows[i - 1] >= rows[i]) return 0;
+  return 1;
+}
+
 EXPORT void regrnn_sum_rows(int64_t N, int64_t E, int64_t count, const int64_t* tokens, const int32_t* place, const float* d,
                             float* sums, int64_t threads) {
   sum_rows(N, E, count, tokens, place, d, sums, static_cast<int>(threads));
