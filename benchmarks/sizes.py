@@ -88,7 +88,7 @@ SIZES: Mapping[str, Size] = {
         Size(name="medium", recipe="ptb-medium", hidden=650, steps=35, dropout=0.5, clip=5, init=0.05, repeats=12,
              score=4_000, generate=100),
         Size(name="large", recipe="ptb-large", hidden=1500, steps=35, dropout=0.65, clip=10, init=0.04, repeats=6,
-             score=1_000, generate=40),
+             score=1_000, generate=100),
     )
 }  # fmt: skip
 """Table 1 of the paper."""
