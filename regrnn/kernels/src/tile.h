@@ -55,8 +55,10 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
     for (int k = 0; k < NR; k += STEPS) {
       if (ahead == Ahead::panel) {
 #pragma GCC unroll 2
-        for (int p = 0; p < P; p++) __builtin_prefetch(next + p * b_apart, 0, 2);
-        next += 16;
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+          for (int j = 0; j < NR; j += 16) __builtin_prefetch(next + p * b_apart + j, 0, 2);
+        next += NR < 16 ? 16 : NR;
       }
 #pragma GCC unroll 2
       for (int p = 0; p < P; p++) panel[p] = in_one_register(panel[p]);
