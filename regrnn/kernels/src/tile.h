@@ -70,7 +70,8 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      if (ahead == Ahead::rows) __builtin_prefetch(row[r] - NR + R * lda);
+#pragma GCC unroll 2
+      for (int j = 0; ahead == Ahead::rows && j < NR; j += 16) __builtin_prefetch(row[r] - NR + j + R * lda);
       row[r] += chunk - NR;
     }
   }
