@@ -264,15 +264,23 @@ def _layer_meta(
 
 
 def _layers_backward(
-    d_h: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None, *rest: Any, wants_state: bool = True
+    d_h: Tensor | None,
+    d_h_n: Tensor | None,
+    d_c_n: Tensor | None,
+    *rest: Any,
+    wants_state: bool = True,
+    begin: int = 0,
 ) -> tuple[Tensor, ...]:
-    """The gradients at x, h0, c0, and each layer's w_ih, w_hh, b_ih, b_hh; those at x, h0, c0 empty if unwanted."""
+    """The gradients at x, h0, c0, and w_ih, w_hh, b_ih, b_hh of each layer from `begin` on.
+
+    Those at x, h0, c0 are empty if nobody wants them, as they have to be where layers below `begin` are left out.
+    """
     x, h0, c0, sizes, *own, h, kept, cell, reverse, wants_x = rest
     given, _alive = _each_layer(cell, reverse, x, h0, c0, sizes, *own)
     kernel, count = _products(), len(given)
     _keep(given, kept, h)
     for i, it in enumerate(given):
-        it.wants_x = wants_x or i > 0  # scratch depends on it
+        it.wants_x = wants_x if i == 0 else i > begin  # scratch depends on it
     d_h, d_h_n, d_c_n = _contiguous(d_h, d_h_n, d_c_n if cell == _LSTM else None)
     d_x = pool.empty(x.shape if wants_x else (0,))
     d_h0, d_c0 = (pool.empty(_shape(state) if wants_state else (0,)) for state in (h0, c0))
@@ -281,7 +289,7 @@ def _layers_backward(
     room = kernel.layers_floats(given, count, 1)
     scratch, _room = pool.scratch(room + min(count - 1, 2) * rows + (0 if wants_state else 2 * _lines(states)))
     unwanted, apart = scratch + 4 * (room + min(count - 1, 2) * rows), 4 * states
-    for i, it in enumerate(given):
+    for i, it in list(enumerate(given))[begin:]:
         weights = [pool.empty(_shape(own[i * _OF_LAYER + k])) for k in range(4)]
         results += weights
         it.d_w_ih, it.d_w_hh = weights[0].data_ptr(), weights[1].data_ptr()
@@ -299,7 +307,7 @@ def _layers_backward(
         if d_c_n is not None:
             it.d_c_n = d_c_n.data_ptr() + i * apart
     given[-1].d_h = _at(d_h)
-    kernel.layers_backward(given, count)
+    kernel.layers_backward(ctypes.byref(given[begin]), count - begin)
     return tuple(results)
 
 
@@ -327,13 +335,17 @@ def _layers_gradient(
     if torch.is_grad_enabled():
         _twice("a layer")
     given = (d_h, d_h_n, d_c_n if ctx.cell == _LSTM else None, *ctx.saved_tensors)
-    wants_x, wants_h0, wants_c0 = ctx.needs_input_grad[:3]
+    wants_x, wants_h0, wants_c0, _, *wants_own, _, _ = ctx.needs_input_grad
+    wants_state, begin = wants_h0 or wants_c0, 0
     if _plain(*given):
-        results = _layers_backward(*given, ctx.cell, ctx.reverse, wants_x, wants_state=wants_h0 or wants_c0)
+        if not (wants_x or wants_state):  # layers at the bottom may be frozen
+            begin = wants_own.index(True) // _OF_LAYER
+        results = _layers_backward(*given, ctx.cell, ctx.reverse, wants_x, wants_state=wants_state, begin=begin)
     else:
         results = torch.ops.regrnn.layer_backward(*given, ctx.cell, ctx.reverse, wants_x)
     d_x, d_h0, d_c0, *of_weights = results
     out: list[Tensor | None] = [d_x if wants_x else None, d_h0 if wants_h0 else None, d_c0 if wants_c0 else None, None]
+    out += [None] * (begin * _OF_LAYER)
     has_biases = given[_FIRST_OF_LAYERS + 2] is not None
     for i in range(0, len(of_weights), 4):
         out += [*of_weights[i : i + 2], *(of_weights[i + 2 : i + 4] if has_biases else (None, None)), None, None, None]

@@ -135,6 +135,25 @@ def test_gradients_of_some_states_alone() -> None:
             assert torch.equal(gradient, expected[f"d {name}"]), name
 
 
+@pytest.mark.parametrize("frozen", [1, 2, 3])
+def test_nothing_is_computed_for_frozen_layers_at_the_bottom(frozen: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Chain("lstm", False, "left out", True).results(together)
+    chain = Chain("lstm", False, "left out", True)
+    wanted = {name: leaf for name, leaf in chain.leaves.items() if name[-1] in "0123"[frozen:] and " " in name}
+    for name, leaf in chain.leaves.items():
+        leaf.requires_grad_(name in wanted)
+    counts = []
+    core = ops.core()
+    run = core.layers_backward
+    monkeypatch.setattr(core, "layers_backward", lambda given, count: (counts.append(count), run(given, count))[1])
+    output, last = together(chain)
+    generator = torch.Generator().manual_seed(3)
+    loss = sum((r * torch.randn(r.shape, generator=generator)).sum() for r in (output, *last))
+    for name, gradient in zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True):
+        assert torch.equal(gradient, expected[f"d {name}"]), name
+    assert counts == [L - frozen]
+
+
 def test_backward_twice_and_at_the_final_states_alone() -> None:
     lstm = LSTM(7, 37, 3)
     x = torch.randn(4, 5, 7, requires_grad=True)
