@@ -9,8 +9,8 @@ namespace REGRNN_ISA {
 constexpr int TILE_ROWS = 6;  // the most rows that fit in the registers of AVX2
 constexpr long KB = 256;      // rows of a panel worked on at a time: 16 KiB under AVX2, half of a first-level cache
 
-// Which cache lines are asked for while a tile is computed: none, those of the next rows of A, or those at `next`, to the
-// second-level cache, since the first is full of what is worked on.
+// Which cache lines are asked for while a tile is computed: none, those of the next rows of A, or those at `next`, as many as
+// are worked on, to the second-level cache, since the first is full of that.
 enum class Ahead { nothing, rows, panel };
 
 // Panels that a tile passes over side by side. Where there are registers for the sums of two, each element of A that is
@@ -56,9 +56,9 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
       if (ahead == Ahead::panel) {
 #pragma GCC unroll 2
         for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-          for (int j = 0; j < NR; j += 16) __builtin_prefetch(next + p * b_apart + j, 0, 2);
-        next += NR < 16 ? 16 : NR;
+#pragma GCC unroll 8
+          for (int j = 0; j < STEPS * NR; j += 16) __builtin_prefetch(next + p * b_apart + j, 0, 2);
+        next += STEPS * NR;
       }
 #pragma GCC unroll 2
       for (int p = 0; p < P; p++) panel[p] = in_one_register(panel[p]);
