@@ -93,6 +93,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "product": (None, [_N, _N, _N, _P, _N, _P, _P, _P, _N]),
     "outer": (None, [_N, _N, _N, _P, _P, _N, *[_P] * 3, _N]),
     "layers_floats": (_N, [_L, _N, _N]),
+    "layer_kept": (_N, [_L]),
     "layers_forward": (None, [_L, _N]),
     "layers_backward": (None, [_L, _N]),
     "separate_floats": (_N, [_N, _N, _N]),

@@ -75,7 +75,7 @@ class Pool:
         Raises RuntimeError: there is no memory for it.
         """
         floats = math.prod(shape)
-        lease = self._lend(4 * floats) if 4 * floats >= LEAST else None
+        lease = self._lend(4 * floats)
         if lease is None:
             return torch.empty(shape, dtype=torch.float32, device="cpu")  # whatever the user's defaults are
         return torch.frombuffer(lease, dtype=torch.float32, count=floats).resize_(shape)
@@ -85,7 +85,7 @@ class Pool:
 
         It costs a small layer less than a tensor. Raises RuntimeError: as `empty`.
         """
-        lease = self._lend(4 * floats) if 4 * floats >= LEAST else None
+        lease = self._lend(4 * floats)
         if lease is None:
             tensor = torch.empty(floats, dtype=torch.float32, device="cpu")
             return tensor.data_ptr(), tensor
@@ -101,7 +101,9 @@ class Pool:
         return sum(kind * len(blocks) for kind, blocks in list(self._free.items()))
 
     def _lend(self, size: int) -> ctypes.Array[ctypes.c_byte] | None:
-        """A block of so many bytes, until nothing refers to what is returned; None: the system has none."""
+        """A block of so many bytes, until nothing refers to what is returned; None: they are few, or there is none."""
+        if size < LEAST:
+            return None
         self._requests += 1
         kind = self._kind(size)
         kind, block = self._take(kind) or (kind, None)

@@ -20,7 +20,6 @@ from regrnn.kernels.core import Core, Layer, Shared, choose, choose_bfloat16
 from regrnn.kernels.memory import pool
 
 CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "rnn_sigmoid": 2, "lstm": 3, "gru": 4}
-_GATES = (1, 1, 1, 4, 3)  # by the number of the cell
 _LSTM, _GRU = 3, 4
 _GROUPS = 64  # GROUPS of src/softmax.h
 _FEATURES_IN_CACHE = 96  # the least that FEATURES_IN_CACHE of src/shared.h is
@@ -177,9 +176,9 @@ def _each_layer(
     return out, tensors
 
 
-def _keep(given: Any, kept: Tensor, h: Tensor) -> None:
+def _keep(kernel: Core, given: Any, kept: Tensor, h: Tensor) -> None:
     """Says where each layer keeps what its backward pass needs, and where its h goes, which is the next one's x."""
-    one, rows = 4 * _kept_floats(given[0]), 4 * _lines(given[0].N * given[0].H)
+    one, rows = 4 * kernel.layer_kept(given), 4 * _lines(given[0].N * given[0].H)
     at = kept.data_ptr()
     hidden = at + len(given) * one
     for i, it in enumerate(given):
@@ -187,12 +186,6 @@ def _keep(given: Any, kept: Tensor, h: Tensor) -> None:
         if i > 0:
             it.x = given[i - 1].h
     given[-1].h = h.data_ptr()
-
-
-def _kept_floats(layer: Layer) -> int:
-    """What a layer keeps for its backward pass: `Pass` of src/pass.h."""
-    N, H = layer.N, layer.H
-    return sum(map(_lines, (N * _GATES[layer.cell] * H, N * H if layer.cell in (_LSTM, _GRU) else 0, N * H)))
 
 
 def _lines(floats: int) -> int:
@@ -241,8 +234,8 @@ def _layers(x: Tensor, h0: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tenso
     kernel, count = _products(), len(given)
     h = pool.empty((*x.shape[:-1], given[0].H))
     h_n, c_n = pool.empty(h0.shape), pool.empty(_shape(c0))
-    kept = pool.empty((_all_kept(given),))
-    _keep(given, kept, h)
+    kept = pool.empty((count * kernel.layer_kept(given) + (count - 1) * _lines(given[0].N * given[0].H),))
+    _keep(kernel, given, kept, h)
     h_n_at, c_n_at, apart = h_n.data_ptr(), c_n.data_ptr(), 4 * given[0].B * given[0].H
     scratch, _room = pool.scratch(kernel.layers_floats(given, count, 0))
     for i, it in enumerate(given):
@@ -251,15 +244,11 @@ def _layers(x: Tensor, h0: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tenso
     return h, h_n, c_n, kept
 
 
-def _all_kept(given: Any) -> int:
-    return len(given) * _kept_floats(given[0]) + (len(given) - 1) * _lines(given[0].N * given[0].H)
-
-
 def _layer_meta(
     x: Tensor, h0: Tensor, c0: Tensor | None, sizes: Tensor | None, w_ih: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (B, H), empty = h0.shape, x.new_empty
-    kept = _kept_floats(Layer(cell=rest[-2], N=x.shape[:-1].numel(), H=H))
+    (B, H), N, empty = h0.shape, x.shape[:-1].numel(), x.new_empty
+    kept = sum(map(_lines, (N * len(w_ih), N * H if rest[-2] in (_LSTM, _GRU) else 0, N * H)))  # as of `layer_kept`
     return empty(*x.shape[:-1], H), empty(B, H), empty(0 if c0 is None else c0.shape), empty(kept)
 
 
@@ -278,7 +267,7 @@ def _layers_backward(
     x, h0, c0, sizes, *own, h, kept, cell, reverse, wants_x = rest
     given, _alive = _each_layer(cell, reverse, x, h0, c0, sizes, *own)
     kernel, count = _products(), len(given)
-    _keep(given, kept, h)
+    _keep(kernel, given, kept, h)
     for i, it in enumerate(given):
         it.wants_x = wants_x if i == 0 else i > begin  # scratch depends on it
     d_h, d_h_n, d_c_n = _contiguous(d_h, d_h_n, d_c_n if cell == _LSTM else None)

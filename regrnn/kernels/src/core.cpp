@@ -107,6 +107,9 @@ EXPORT int64_t regrnn_layers_floats(const Layer* layers, int64_t count, int64_t 
   return most;
 }
 
+// Floats that a layer keeps for its backward pass.
+EXPORT int64_t regrnn_layer_kept(const Layer* layer) { return ForwardPass(*layer).kept_floats(); }
+
 // Layers on top of each other, each of which reads what the one below has written.
 EXPORT void regrnn_layers_forward(const Layer* layers, int64_t count) {
   for (int64_t i = 0; i < count; i++) ForwardPass(layers[i]).run();

@@ -110,7 +110,6 @@ struct IntoRows {
 // C transposed, c[j * ld + r], unless c is null; and the column sums of B.
 struct IntoColumns {
   static constexpr bool wants_sums = true;
-  static constexpr bool takes_half = true;
   float* c;
   long ld, N;
   float* column_sums = nullptr;

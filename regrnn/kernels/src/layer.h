@@ -27,7 +27,7 @@ struct Layer {
   float* h;              // (N, H)
   float* h_n;            // (B, H): h after the last step of each row
   float* c_n;            // (B, H): c after it, of an LSTM
-  float* kept;           // for the backward pass
+  float* kept;           // regrnn_layer_kept floats, for the backward pass
   // Backward. The gradients at h, h_n and c_n are zero where they are null.
   const float* d_h;
   const float* d_h_n;

@@ -104,12 +104,13 @@ struct IntoExponentials {
   }
 };
 
-// e [panels][N][NR], inverse_z [N] (both of them or neither; else null) and the losses -log p [N], whose sum it returns. Scratch: `most` (threads,
+// e [panels][N][NR], inverse_z [N] (both of them or neither; else null) and the losses -log p [N]; returns their sum. Scratch:
+// `most` (threads,
 // N, NR), m (N), sums (GROUPS, N); under a mask on h, `scratch`: if it is shared, (N, H) in whole cache lines + (threads,
 // own_floats); if each row has its own, (N, H) at `separate`, the floats of `Separate`.
 inline double softmax_forward(long N, long H, long V, const float* h, const float* w, const float* bias,
-                            const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* m,
-                            float* sums, const Shared* shared, const float* separate, float* scratch, int threads) {
+                              const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* m,
+                              float* sums, const Shared* shared, const float* separate, float* scratch, int threads) {
   const long panels = (V + NR - 1) / NR, unit = separate == nullptr ? 1 : ABREAST;
   Scratch room(separate == nullptr ? nullptr : scratch);
   const Separate kept(N, H, separate, threads, room);
