@@ -31,7 +31,7 @@ struct ByRows {
   void ask(long panel, long panels, long k0, long n, long i, long parts) const {
     const float* row = p + panel * NR;
     for (long k = k0 + n * i / parts, end = k0 + n * (i + 1) / parts; k < end; k++)
-      for (long j = 0; j < panels * NR; j += 16) __builtin_prefetch(row + k * ld + j, 0, 2);
+      for (long j = 0; j < panels * NR; j += 16) fetch_later(row + k * ld + j);
   }
 };
 
@@ -49,7 +49,7 @@ struct ByColumns {
   void ask(long panel, long panels, long k0, long n, long i, long parts) const {
     const long j0 = panel * NR, columns = std::min(panels * NR, N - j0);
     for (long j = j0 + columns * i / parts, end = j0 + columns * (i + 1) / parts; j < end; j++)
-      for (long k = 0; k < n; k += 16) __builtin_prefetch(p + j * ld + k0 + k, 0, 2);
+      for (long k = 0; k < n; k += 16) fetch_later(p + j * ld + k0 + k);
   }
 };
 
@@ -61,7 +61,7 @@ struct Ready {
   void ask(long panel, long panels, long k0, long n, long i, long parts) const {
     for (long w = panel; w < panel + panels; w++)
       for (long k = k0 + n * i / parts, end = k0 + n * (i + 1) / parts; k < end; k++)
-        for (long j = 0; j < NR; j += 16) __builtin_prefetch(p + (w * K + k) * NR + j, 0, 2);
+        for (long j = 0; j < NR; j += 16) fetch_later(p + (w * K + k) * NR + j);
   }
 };
 
@@ -86,7 +86,7 @@ struct IntoRows {
   // Asks for where so many rows of so many panels will go.
   void ask(long panel, long panels, long row0, long rows) const {
     for (long r = row0; r < row0 + rows; r++)
-      for (long i = 0; i < panels * NR; i += 16) __builtin_prefetch(c + r * ld + panel * NR + i, 1, 2);
+      for (long i = 0; i < panels * NR; i += 16) fetch_to_write(c + r * ld + panel * NR + i);
   }
   void operator()(long panel, long row0, long rows, const float* values) const {
     const long j = panel * NR, width = N - j;
@@ -99,7 +99,7 @@ struct IntoRows {
     }
     for (long r = 0; r < rows; r++) {
       float* out = c + (row0 + r) * ld + j;
-      for (long i = 0; i < NR && r + AHEAD < rows; i += 16) __builtin_prefetch(out + AHEAD * ld + i, 1);
+      for (long i = 0; i < NR && r + AHEAD < rows; i += 16) fetch_to_write(out + AHEAD * ld + i);
       const float f = row_factor == nullptr ? factor : factor * row_factor[row0 + r];
       store_some(out, load(values + r * NR) * f + b0, width);
       store_some(out + VL, load(values + r * NR + VL) * f + b1, width - VL);
@@ -127,7 +127,7 @@ struct IntoColumns {
     constexpr long LINE = 16;
     const long j = panel * NR, width = std::min(panels * NR, N - j);
     if (c == nullptr || row0 / LINE == (row0 + rows) / LINE) return;  // once for each line
-    for (long i = 0; i < width; i++) __builtin_prefetch(c + (j + i) * ld + row0 + rows, 1, 2);
+    for (long i = 0; i < width; i++) fetch_to_write(c + (j + i) * ld + row0 + rows);
   }
   void operator()(long panel, long row0, long rows, const float* values) const {
     if (c == nullptr) return;
@@ -136,7 +136,7 @@ struct IntoColumns {
     constexpr long LINE = 16, AHEAD = 4 * LINE;
     float* out = c + j * ld + row0;
     for (long r = 0; r < rows; r += LINE, out += LINE) {
-      for (long i = 0; i < width && r + AHEAD < rows; i++) __builtin_prefetch(out + i * ld + AHEAD, 1);
+      for (long i = 0; i < width && r + AHEAD < rows; i++) fetch_to_write(out + i * ld + AHEAD);
       turn(values + r * NR, NR, std::min(LINE, rows - r), width, out, ld);
     }
   }

@@ -26,7 +26,7 @@ inline void dot4(const int8_t* w, const int16_t* x, long n, int32_t* out) {
 #if defined(__AVX2__)
   __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
   for (long k = 0; k < n; k += 16, w += 64) {
-    __builtin_prefetch(w + FAR_AHEAD);
+    fetch(w + FAR_AHEAD);
     const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + k));
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
@@ -55,7 +55,7 @@ void panels_of_one(const float* panels, long stride, long K, const float* x, flo
 #pragma GCC unroll 4
     for (int i = 0; i < P; i++) {
       const float* row = panels + i * stride + k * NR;
-      for (long line = 0; line < NR; line += 16) __builtin_prefetch(row + line + FAR_AHEAD / 4);
+      for (long line = 0; line < NR; line += 16) fetch(row + line + FAR_AHEAD / 4);
       s[i][0] += v * load(row);
       s[i][1] += v * load(row + VL);
     }

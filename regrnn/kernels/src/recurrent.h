@@ -137,7 +137,7 @@ REGRNN_INLINE void ask_for_gates(const Pass& l, const Steps& steps, long s, long
   const float* g = l.gates + (steps.start(s) + b0) * Q * l.H + p * NR;
   for (long r = 0; r < rows; r++)
     for (int q = 0; q < Q; q++, g += l.H)
-      for (long j = 0; j < NR; j += 16) __builtin_prefetch(g + j, 1);
+      for (long j = 0; j < NR; j += 16) fetch_to_write(g + j);
 }
 
 // Asks for all that `forward_unit` and `enter` work on in those units of one row: their product has meanwhile pushed it out of
@@ -147,10 +147,10 @@ REGRNN_INLINE void ask_for_row(const Pass& l, const Steps& steps, long s, long b
   constexpr int Q = gates_of(cell);
   const long row = steps.start(s) + b, H = l.H;
   for (long j = p * NR; j < (p + 1) * NR; j += 16) {
-    for (int q = 0; q < Q; q++) __builtin_prefetch(l.gates + row * Q * H + q * H + j, 1);
-    __builtin_prefetch(l.h + row * H + j, 1);
-    if (cell == LSTM || cell == GRU) __builtin_prefetch(l.c + row * H + j, 1);
-    if (goes_on) __builtin_prefetch(l.entering + (steps.start(s + 1) + b) * H + j, 1);
+    for (int q = 0; q < Q; q++) fetch_to_write(l.gates + row * Q * H + q * H + j);
+    fetch_to_write(l.h + row * H + j);
+    if (cell == LSTM || cell == GRU) fetch_to_write(l.c + row * H + j);
+    if (goes_on) fetch_to_write(l.entering + (steps.start(s + 1) + b) * H + j);
   }
 }
 
@@ -247,7 +247,7 @@ REGRNN_INLINE void backward_unit(const Pass& l, const Steps& steps, long s, long
 REGRNN_INLINE void ask_for_states(const Pass& l, const float* states, long row, long rows, long p) {
   const float* from = states + row * l.H + p * NR;
   for (long r = 0; r < rows; r++, from += l.H)
-    for (long j = 0; j < NR; j += 16) __builtin_prefetch(from + j);
+    for (long j = 0; j < NR; j += 16) fetch(from + j);
 }
 
 // Asks for what `backward_unit` needs of those units and rows; c[t] of an LSTM was needed by the step before.

@@ -22,7 +22,7 @@ inline bool gather_rows(long N, long E, long V, const int64_t* tokens, const flo
     const Part part(N, id, n);
     for (long i = part.begin; i < part.end; i++) {
       const float* coming = weight + tokens[std::min(i + AHEAD, part.end - 1)] * E;
-      for (long j = 0; j < E; j += 16) __builtin_prefetch(coming + j);
+      for (long j = 0; j < E; j += 16) fetch(coming + j);
       std::memcpy(out + i * E, weight + tokens[i] * E, static_cast<size_t>(E) * sizeof(float));
     }
   });

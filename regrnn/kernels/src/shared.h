@@ -237,7 +237,7 @@ void tile_scattered(long K, const float* a, long lda, const float* b, long b_apa
     for (int r = 0; r < R; r++) {
       const vf x = splat(row[r][k]);
 #pragma GCC unroll 4
-      for (int w = 0; w < W; w++) acc[r][w] += x * bk[w];
+      for (int w = 0; w < W; w++) multiply_add(acc[r][w], x, bk[w]);
     }
   };
   long k = 0;

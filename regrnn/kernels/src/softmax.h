@@ -74,7 +74,7 @@ struct IntoExponentials {
   void ask(long panel, long panels, long row0, long rows) const {
     if (e == nullptr) return;
     for (long w = first + panel; w < first + panel + panels; w++)
-      for (long i = 0; i < rows * NR; i += 16) __builtin_prefetch(e + (w * N + row0) * NR + i, 1, 2);
+      for (long i = 0; i < rows * NR; i += 16) fetch_to_write(e + (w * N + row0) * NR + i);
   }
   void operator()(long panel, long row0, long rows, const float* values) const {
     const long j = (first + panel) * NR;

@@ -28,24 +28,25 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
           const float* next) {
   constexpr int W = V * P;  // vectors in a row
   vf acc[R][W];
-  const float *row[R], *panel[P];
+  const float* panel[P];
 #pragma GCC unroll 2
   for (int p = 0; p < P; p++) panel[p] = b + p * b_apart;
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-    row[r] = a + r * lda;
+  for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int w = 0; w < W; w++) acc[r][w] = add ? load(c + w / V * c_apart + r * NR + w % V * VL) : vf{};
-  }
+  // Of two rows the others lie one or two times lda away, which an instruction adds by itself: fewer numbers to keep and to move on.
+  const float *low = a, *high = a + 3 * lda;
+  const auto row = [&](int r) REGRNN_LAMBDA_INLINE { return r < 3 ? low + r * lda : high + (r - 3) * lda; };
   auto step = [&](long k) REGRNN_LAMBDA_INLINE {
     vf bk[W];
 #pragma GCC unroll 4
     for (int w = 0; w < W; w++) bk[w] = load(panel[w / V] + k * NR + w % V * VL);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const vf x = splat(row[r][k]);
+      const vf x = splat(row(r)[k]);
 #pragma GCC unroll 4
-      for (int w = 0; w < W; w++) acc[r][w] += x * bk[w];
+      for (int w = 0; w < W; w++) multiply_add(acc[r][w], x, bk[w]);
     }
   };
   long left = K;
@@ -57,23 +58,22 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
 #pragma GCC unroll 2
         for (int p = 0; p < P; p++)
 #pragma GCC unroll 8
-          for (int j = 0; j < STEPS * NR; j += 16) __builtin_prefetch(next + p * b_apart + j, 0, 2);
+          for (int j = 0; j < STEPS * NR; j += 16) fetch_later(next + p * b_apart + j);
         next += STEPS * NR;
       }
 #pragma GCC unroll 2
       for (int p = 0; p < P; p++) panel[p] = in_one_register(panel[p]);
+      low = in_one_register(low), high = in_one_register(high);
       step(0), step(1), step(2), step(3);
 #pragma GCC unroll 2
       for (int p = 0; p < P; p++) panel[p] += STEPS * NR;
-#pragma GCC unroll 8
-      for (int r = 0; r < R; r++) row[r] += STEPS;
+      low += STEPS, high += STEPS;
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
+    for (int r = 0; ahead == Ahead::rows && r < R; r++)
 #pragma GCC unroll 2
-      for (int j = 0; ahead == Ahead::rows && j < NR; j += 16) __builtin_prefetch(row[r] - NR + j + R * lda);
-      row[r] += chunk - NR;
-    }
+      for (int j = 0; j < NR; j += 16) fetch(row(r) - NR + j + R * lda);
+    low += chunk - NR, high += chunk - NR;
   }
   for (long k = 0; k < left; k++) step(k);
 #pragma GCC unroll 8
@@ -104,13 +104,13 @@ void tile_indexed(long K, const float* a, long lda, const float* b, long b_apart
     for (int r = 0; r < R; r++) {
       const vf x = splat(row[r][k]);
 #pragma GCC unroll 4
-      for (int w = 0; w < W; w++) acc[r][w] += x * bk[w];
+      for (int w = 0; w < W; w++) multiply_add(acc[r][w], x, bk[w]);
     }
   };
   long k = 0;
   for (; k + 16 <= K; k += 16) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) __builtin_prefetch(row[r] + R * lda + k);
+    for (int r = 0; r < R; r++) fetch(row[r] + R * lda + k);
 #pragma GCC unroll 4
     for (int i = 0; i < 16; i += 4) step(k + i), step(k + i + 1), step(k + i + 2), step(k + i + 3);
   }

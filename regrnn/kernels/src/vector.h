@@ -34,6 +34,21 @@ REGRNN_INLINE T* in_one_register(T* p) {
   return p;
 }
 
+// Ask for the cache line of p: for the first-level cache, for the second, or to write there. The empty assembly is an effect: a
+// function that only asks has none for GCC, which then leaves out all calls of it.
+REGRNN_INLINE void fetch(const void* p) {
+  __builtin_prefetch(p);
+  asm volatile("");
+}
+REGRNN_INLINE void fetch_later(const void* p) {
+  __builtin_prefetch(p, 0, 2);
+  asm volatile("");
+}
+REGRNN_INLINE void fetch_to_write(const void* p) {
+  __builtin_prefetch(p, 1);
+  asm volatile("");
+}
+
 REGRNN_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 REGRNN_INLINE void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
 REGRNN_INLINE vf splat(float x) { return x - vf{}; }
@@ -51,6 +66,16 @@ REGRNN_INLINE void store_some(float* p, vf x, long n) {
     store(p, x);
   else if (n > 0)
     std::memcpy(p, &x, n * sizeof(float));
+}
+
+// sum += a b. With AVX2, whose registers the sums of a tile nearly fill, a compiler left to itself moves some of them about or
+// keeps one in memory, which every turn of the loop then waits for; so it is told what to do and in which order.
+REGRNN_INLINE void multiply_add(vf& sum, vf a, vf b) {
+#if REGRNN_VECTOR == 8 && defined(__FMA__)
+  asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+#else
+  sum += a * b;
+#endif
 }
 
 REGRNN_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
