@@ -72,7 +72,7 @@ REGRNN_INLINE void store_some(float* p, vf x, long n) {
 // keeps one in memory, which every turn of the loop then waits for; so it is told what to do and in which order.
 REGRNN_INLINE void multiply_add(vf& sum, vf a, vf b) {
 #if REGRNN_VECTOR == 8 && defined(__FMA__)
-  asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+  vf now = sum; asm("vfmadd231ps %2, %1, %0" : "+x"(now) : "x"(a), "x"(b)); sum = now;
 #else
   sum += a * b;
 #endif
