@@ -156,8 +156,16 @@ void some_products(const float* panel, long apart, long n, long rows, const floa
   for (long i = 0; i < tiles; i++) {
     const long r = tile_start(rows, tiles, i);
     const int count = static_cast<int>(tile_start(rows, tiles, i + 1) - r);
-    tile_rows<P, Ahead::panel, V>(count, n, a + r * lda, lda, NR, panel, apart, out + r * NR, rows * NR, add,
-                                  next + n * NR * i / tiles);
+    // Four tiles can share what is to be asked for. Fewer each ask for as much as they work on, though that is some of it twice,
+    // and with AVX-512, where a multiply-add waits longer for memory, that is the faster way for any number.
+    const auto product = [&](auto ahead) {
+      tile_rows<P, ahead, V>(count, n, a + r * lda, lda, NR, panel, apart, out + r * NR, rows * NR, add,
+                             next + n * NR * i / tiles);
+    };
+    if (VL < 16 && tiles >= 4)
+      product(std::integral_constant<Ahead, Ahead::quarter>());
+    else
+      product(std::integral_constant<Ahead, Ahead::panel>());
   }
 }
 

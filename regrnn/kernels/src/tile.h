@@ -10,8 +10,8 @@ constexpr int TILE_ROWS = 6;  // the most rows that fit in the registers of AVX2
 constexpr long KB = 256;      // rows of a panel worked on at a time: 16 KiB under AVX2, half of a first-level cache
 
 // Which cache lines are asked for while a tile is computed: none, those of the next rows of A, or those at `next`, as many as
-// are worked on, to the second-level cache, since the first is full of that.
-enum class Ahead { nothing, rows, panel };
+// are worked on or a quarter of them, to the second-level cache, since the first is full of that.
+enum class Ahead { nothing, rows, panel, quarter };
 
 // Panels that a tile passes over side by side. Where there are registers for the sums of two, each element of A that is
 // loaded serves both: fewer loads for a multiply-add, which counts most where another program runs on the same core.
@@ -35,7 +35,7 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int w = 0; w < W; w++) acc[r][w] = add ? load(c + w / V * c_apart + r * NR + w % V * VL) : vf{};
-  // Of two rows the others lie one or two times lda away, which an instruction adds by itself: fewer numbers to keep and to move on.
+  // The rows between these lie lda or twice that behind one, which an instruction adds by itself: few numbers to move on.
   const float *low = a, *high = a + 3 * lda;
   const auto row = [&](int r) REGRNN_LAMBDA_INLINE { return r < 3 ? low + r * lda : high + (r - 3) * lda; };
   auto step = [&](long k) REGRNN_LAMBDA_INLINE {
@@ -54,12 +54,13 @@ void tile(long K, const float* a, long lda, long chunk, const float* b, long b_a
     // Few steps, from addresses that move on: of many, the compiler keeps the addresses in memory.
     constexpr int STEPS = 4;
     for (int k = 0; k < NR; k += STEPS) {
-      if (ahead == Ahead::panel) {
+      if (ahead >= Ahead::panel) {
+        constexpr int ASKED = ahead == Ahead::panel ? STEPS * NR : STEPS * NR / 4;
 #pragma GCC unroll 2
         for (int p = 0; p < P; p++)
 #pragma GCC unroll 8
-          for (int j = 0; j < STEPS * NR; j += 16) fetch_later(next + p * b_apart + j);
-        next += STEPS * NR;
+          for (int j = 0; j < ASKED; j += 16) fetch_later(next + p * b_apart + j);
+        next += ASKED;
       }
 #pragma GCC unroll 2
       for (int p = 0; p < P; p++) panel[p] = in_one_register(panel[p]);

@@ -68,11 +68,13 @@ REGRNN_INLINE void store_some(float* p, vf x, long n) {
     std::memcpy(p, &x, n * sizeof(float));
 }
 
-// sum += a b. With AVX2, whose registers the sums of a tile nearly fill, a compiler left to itself moves some of them about or
-// keeps one in memory, which every turn of the loop then waits for; so it is told what to do and in which order.
+// sum += a b. Under AVX2, whose registers the sums of a tile nearly fill, GCC left to itself moves some of them about and keeps one
+// in memory, which every turn of the loop then waits for. Here it has no choice.
 REGRNN_INLINE void multiply_add(vf& sum, vf a, vf b) {
 #if REGRNN_VECTOR == 8 && defined(__FMA__)
-  vf now = sum; asm("vfmadd231ps %2, %1, %0" : "+x"(now) : "x"(a), "x"(b)); sum = now;
+  vf now = sum;  // of an element of an array the compiler would keep the array in memory
+  asm("vfmadd231ps %2, %1, %0" : "+x"(now) : "x"(a), "x"(b));
+  sum = now;
 #else
   sum += a * b;
 #endif
