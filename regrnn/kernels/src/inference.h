@@ -56,8 +56,8 @@ void panels_of_one(const float* panels, long stride, long K, const float* x, flo
     for (int i = 0; i < P; i++) {
       const float* row = panels + i * stride + k * NR;
       for (long line = 0; line < NR; line += 16) fetch(row + line + FAR_AHEAD / 4);
-      s[i][0] += v * load(row);
-      s[i][1] += v * load(row + VL);
+      multiply_add(s[i][0], v, row);
+      multiply_add(s[i][1], v, row + VL);
     }
   };
   long k = 0;

@@ -99,7 +99,7 @@ REGRNN_INLINE void row_of_kept(uint64_t bits, const float* a, const float* b, fl
     const vf x = splat(a[k]);
     const float* row = in_one_register(b + k * NR);
 #pragma GCC unroll 12
-    for (int w = 0; w < W; w++) acc[w] += x * load(row + w / 2 * WORD * NR + w % 2 * VL);
+    for (int w = 0; w < W; w++) multiply_add(acc[w], x, row + w / 2 * WORD * NR + w % 2 * VL);
   }
 #pragma GCC unroll 12
   for (int w = 0; w < W; w++) store(c + w / 2 * c_apart + w % 2 * VL, acc[w]);

@@ -69,7 +69,8 @@ REGRNN_INLINE void store_some(float* p, vf x, long n) {
 }
 
 // sum += a b. Under AVX2, whose registers the sums of a tile nearly fill, GCC left to itself moves some of them about and keeps one
-// in memory, which every turn of the loop then waits for. Here it has no choice.
+// in memory, which every turn of the loop then waits for. Here it has no choice, nor in how often it rounds: what has to be the same
+// to the last bit by two ways is summed by one of these in both of them.
 REGRNN_INLINE void multiply_add(vf& sum, vf a, vf b) {
 #if REGRNN_VECTOR == 8 && defined(__FMA__)
   vf now = sum;  // of an element of an array the compiler would keep the array in memory
@@ -77,6 +78,17 @@ REGRNN_INLINE void multiply_add(vf& sum, vf a, vf b) {
   sum = now;
 #else
   sum += a * b;
+#endif
+}
+
+// The same with b in memory.
+REGRNN_INLINE void multiply_add(vf& sum, vf a, const float* b) {
+#if REGRNN_VECTOR == 8 && defined(__FMA__)
+  vf now = sum;
+  asm("vfmadd231ps %2, %1, %0" : "+x"(now) : "x"(a), "m"(*reinterpret_cast<const vf_unaligned*>(b)));
+  sum = now;
+#else
+  sum += a * load(b);
 #endif
 }
 
