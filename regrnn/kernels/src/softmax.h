@@ -105,9 +105,8 @@ struct IntoExponentials {
 };
 
 // e [panels][N][NR], inverse_z [N] (both of them or neither; else null) and the losses -log p [N]; returns their sum. Scratch:
-// `most` (threads,
-// N, NR), m (N), sums (GROUPS, N); under a mask on h, `scratch`: if it is shared, (N, H) in whole cache lines + (threads,
-// own_floats); if each row has its own, (N, H) at `separate`, the floats of `Separate`.
+// `most` (threads, N, NR), m (N), sums (GROUPS, N); under a mask on h, `scratch`: if it is shared, (N, H) in whole cache lines +
+// (threads, own_floats); if each row has its own, (N, H) at `separate`, the floats of `Separate`.
 inline double softmax_forward(long N, long H, long V, const float* h, const float* w, const float* bias,
                               const int64_t* targets, float* e, float* inverse_z, float* losses, float* most, float* m,
                               float* sums, const Shared* shared, const float* separate, float* scratch, int threads) {
